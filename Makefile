@@ -1,0 +1,28 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | expand -t 10
+
+install: $(VENV)/.installed  ## make .venv from the pinned versions of envs/requirements.txt
+
+$(VENV)/.installed: envs/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r envs/requirements.txt
+	touch $@
+
+report: install  ## run the demo study: from rendered characters to reports/demo/index.html
+	$(BIN)/snakemake --cores all --config study=demo
+	@echo "report: reports/demo/index.html"
+
+test: install  ## run all tests
+	$(BIN)/pytest
+
+clean:  ## remove what the studies made (results, reports, logs); data stays
+	rm -rf results logs $(filter-out reports/README.md reports/example,$(wildcard reports/*))
+
+.PHONY: help install report test clean
