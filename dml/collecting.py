@@ -1,0 +1,161 @@
+"""All results of a study as tidy tables: what tables, figures and reports are made of."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dml import plugins
+from dml.files import whole
+from dml.protocol import Protocol
+from dml.search import Selected
+from dml.study import Method, Study
+
+METRICS = ["study", "dataset", "method", "seed", "fold", "embedding", "metric", "value", "n_queries"]
+TRIALS = ["dataset", "method", "trial", "parameters", "fold", "score", "best_step", "steps", "failure", "seconds"]
+CURVES = ["dataset", "method", "stage", "number", "fold", "step", "loss", "map_at_r"]
+RUNS = [
+    "dataset", "method", "seed", "fold", "trial", "search", "parameters", "random_seed", "embedding_size", "steps",
+    "best_step", "best_map_at_r", "seconds", "failure", "commit", "code", "device", "host", "threads", "python",
+    "torch", "versions", "data", "test", "weights",
+]  # fmt: skip
+BEST = [
+    "dataset", "method", "trial", "score", "sem", "parameters", "edges", "ranges", "trials", "failed_trials", "failure",
+]  # fmt: skip
+
+
+def collect(
+    study: Study, name: str, measured: Sequence[Path], histories: Sequence[Path], best: Sequence[Path],
+    folds: Sequence[Path], output: Path,
+) -> None:  # fmt: skip
+    """Write metrics.csv, trials.csv, curves.csv, runs.csv, best.csv and study.json into the folder `output`.
+
+    ValueError if results of different code, data, weights or protocol would stand in one table.
+    """
+    seeds = [json.loads(path.read_text()) for path in measured]
+    refuse_mixtures(seeds, measured)
+    runs = [run for seed in seeds for run in _run_rows(seed)]
+    _write(output / "runs.csv", RUNS, runs)
+    _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
+    _write(output / "trials.csv", TRIALS, (row for path in histories for row in _trial_rows(path)))
+    _write(output / "best.csv", BEST, (_best_row(Selected.load(path)) for path in best))
+    with whole(output / "study.json") as temporary:
+        temporary.write_text(json.dumps(_describe(study, name, folds, runs), indent=1) + "\n")
+    _write(output / "metrics.csv", METRICS, (row for seed in seeds for row in _metric_rows(name, seed)))
+
+
+def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path]) -> None:
+    """ValueError if two models were made by different code, weights or protocols, or by different data of one set."""
+    first: dict[tuple, tuple[Any, Path]] = {}
+    for seed, file in zip(seeds, files, strict=True):
+        for record in seed["records"]:
+            facts = [*record["made_by"].items(), *record["trial"]["made_by"].items()]  # the run's and its search's
+            facts += [("test", seed["test"]), ("setting", record["trial_fingerprint"])]
+            for what, value in facts:
+                own = None
+                if what in ("data", "test", "setting"):
+                    own = seed["dataset"], seed["method"] if what == "setting" else None
+                expected, where = first.setdefault((what, own), (value, file))
+                if value != expected:
+                    raise ValueError(
+                        f"{file}: made with other {what} than {where}; one table holds one {what}: "
+                        f"delete the older of the folders {file.parent} and {where.parent} (or the searches behind "
+                        "them, if those are older) and run again"
+                    )
+
+
+def _metric_rows(name: str, seed: dict) -> Iterable[dict]:
+    identity = {"study": name, "dataset": seed["dataset"], "method": seed["method"], "seed": seed["seed"]}
+    return (identity | row for row in seed["metrics"])
+
+
+def _run_rows(seed: dict) -> Iterable[dict]:
+    for record in seed["records"]:
+        made_by = record["provenance"]
+        yield (
+            record
+            | made_by
+            | record["made_by"]
+            | {
+                "versions": ", ".join(f"{name} {number}" for name, number in sorted(made_by["versions"].items())),
+                "trial": record["trial"]["number"],
+                "search": record["trial"]["search"],
+                "parameters": json.dumps(record["parameters"], sort_keys=True),
+                "best_map_at_r": record["score"],
+                "torch": made_by["versions"]["torch"],
+                "test": seed["test"],
+            }
+        )
+
+
+def _curve_rows(seed: dict) -> Iterable[dict]:
+    for record in seed["records"]:
+        identity = {"dataset": seed["dataset"], "method": seed["method"], "stage": "final", "number": seed["seed"]}
+        yield from (identity | {"fold": record["fold"]} | point for point in record["curve"])
+
+
+def _trial_rows(history: Path) -> Iterable[dict]:
+    search = json.loads(history.read_text())
+    for trial in search["trials"]:
+        identity = {"dataset": search["dataset"], "method": search["method"], "trial": trial["number"]}
+        parameters = json.dumps(trial["parameters"], sort_keys=True)
+        yield from (identity | {"parameters": parameters} | fold for fold in trial["folds"])
+
+
+def _best_row(selected: Selected) -> dict:
+    values = selected.model_dump()
+    return values | {
+        "parameters": json.dumps(values["parameters"], sort_keys=True),
+        "edges": json.dumps(sorted(values["edges"])),
+        "ranges": json.dumps({k: r.model_dump(exclude_defaults=True) for k, r in sorted(selected.ranges.items())}),
+    }
+
+
+def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dict]) -> dict[str, Any]:
+    trains = {run["method"]: run["steps"] > 0 or run["failure"] is not None for run in runs}
+    return {
+        "study": name,
+        "title": study.title,
+        "description": study.description,
+        "datasets": [_describe_dataset(study, d.name, path) for d, path in zip(study.datasets, folds, strict=True)],
+        "methods": [
+            {
+                "name": method.name,
+                "title": _title(study, method, trains[method.name]),
+                "ranges": method.searched(),
+                "fixed": method.fixed,
+                "images_per_class": method.images_of_a_class(),
+                "trains": trains[method.name],
+            }
+            for method in study.methods
+        ],
+        "protocol": study.protocol.model_dump(),
+        "protocol_help": {key: field.description for key, field in Protocol.model_fields.items()},
+    }
+
+
+def _title(study: Study, method: Method, trains: bool) -> str:
+    """A method's title; a trunk that is neither trained nor pretrained is called what it is."""
+    return method.title if trains or study.protocol.weights else "Untrained"
+
+
+def _describe_dataset(study: Study, name: str, folds: Path) -> dict[str, Any]:
+    entry = study.dataset(name)
+    with folds.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    counts = {}
+    for half in ("trainval", "test"):
+        images = [int(row["images"]) for row in rows if row["half"] == half]
+        counts |= {f"classes_{half}": len(images), f"images_{half}": sum(images)}
+    literals = {k.lower(): plugins.literal("datasets", entry.plugin, k, "") for k in ("TITLE", "SOURCE", "TERMS")}
+    if entry.folder:
+        literals |= {"title": name, "source": entry.folder}
+    return {"name": name, **literals, **counts}
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

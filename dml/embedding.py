@@ -1,0 +1,41 @@
+"""Embeddings of a set of images by a model, and of several models joined."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dml.images import PackedImages
+    from dml.model import Model
+
+
+def embed(
+    model: "Model", images: "PackedImages", crop_size: int, device: str = "cpu", batch_size: int = 64
+) -> np.ndarray:
+    """L2-normalised embeddings (N, D), float32, of the centre crops of N images, in their order."""
+    import torch
+
+    from dml.augmentation import centre_crops
+
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(images)))
+            crops = centre_crops(images, indices, crop_size).to(device)
+            parts.append(model(crops).embeddings.float().cpu().numpy())
+    model.train(was_training)
+    return normalise_rows(np.concatenate(parts))
+
+
+def concatenate(embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    """Embeddings of several models, each (N, D_i), joined to (N, sum of D_i): each part and the whole L2-normalised."""
+    return normalise_rows(np.concatenate([normalise_rows(part) for part in embeddings], axis=1))
+
+
+def normalise_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1; a row of zeros stays zero."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # squares overflow in float32
+    return (vectors / np.maximum(lengths, 1e-12)).astype(vectors.dtype)

@@ -1,0 +1,124 @@
+"""The protocol: everything that is equal for all methods of a study. The defaults are those of the paper.
+
+"The paper" is A Metric Learning Reality Check (Musgrave, Belongie and Lim, ECCV 2020); where its prose and its code
+differ we follow the code and the key's description says so.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from dml import plugins
+from dml.checked import Checked
+
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Weights(Checked):
+    """Where the trunk's weights come from. Without it the trunk starts from random weights."""
+
+    file: str = Field(description="name of the file; looked for in the mirrors first")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{8,64}$", description="its SHA-256, checked before use; its first 8 digits or more will do"
+    )
+    urls: list[str] = Field(default=[], description="addresses or paths of it, tried in order")
+
+
+class Protocol(Checked):
+    """One study's protocol. All steps count training iterations of one batch."""
+
+    # the model
+    trunk: str = Field(description="the network before the embedding: a file of dml/trunks/ (paper: BN-Inception)")
+    weights: Weights | None = Field(default=None, description="pretrained weights of the trunk (paper: ImageNet)")
+    embedding_size: int = Field(default=128, ge=1, description="outputs of the linear head that follows the trunk")
+    freeze_batchnorm: bool = Field(
+        default=True,
+        description="keep the running statistics of batch normalisation; its scale and shift are still trained, as in "
+        "the paper's code (its prose says frozen)",
+    )
+
+    # the pixels
+    resize: int = Field(default=256, ge=1, description="shorter side of every image, pixels")
+    crop_size: int = Field(default=227, ge=1, description="side of the square that the trunk sees, pixels")
+    crop_scale: Pair = Field(
+        default=[0.16, 1.0],
+        description="area of a training crop as a share of the image (the paper's code; its prose gives side lengths)",
+    )
+    crop_ratio: Pair = Field(default=[3 / 4, 4 / 3], description="width / height of a training crop")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
+
+    # the optimiser: RMSprop, constant learning rate
+    learning_rate: float = Field(default=1e-6, gt=0, description="of trunk and head (RMSprop, constant)")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of RMSprop, for trunk, head and the loss's weights")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of trunk, head and the loss's weights")
+    batch_size: int = Field(default=32, ge=2, description="images in a batch: classes x images per class")
+
+    # length and early stopping
+    epoch_steps: int = Field(default=100, ge=1, description="steps in what the paper calls an epoch")
+    max_epochs: int = Field(default=1000, ge=1, description="longest training, epochs")
+    evaluate_every: int = Field(
+        default=2, ge=1, description="epochs from one validation to the next (CUB 2, Cars 5, SOP 20)"
+    )
+    patience: int = Field(
+        default=9,
+        ge=0,
+        description="stop once more than this many epochs have passed since the best validation, the untrained model "
+        "included (paper: CUB 9, Cars 14, SOP 39)",
+    )
+
+    # the search and the final runs
+    folds: int = Field(default=4, ge=2, description="class-disjoint folds of the trainval classes")
+    trials: int = Field(default=50, ge=1, description="hyperparameter settings tried for each method and data set")
+    sobol_trials: int = Field(
+        default=5, ge=1, description="so many first trials from a Sobol sequence, the rest by Gaussian process"
+    )
+    trials_per_round: int = Field(
+        default=1, ge=1, description="trials proposed at once; 1 is the paper's sequential search, more suits a cluster"
+    )
+    seeds: int = Field(default=10, ge=1, description="reproductions of the best trial, each trains every fold anew")
+    seed: int = Field(default=0, ge=0, description="root of all random draws of the study")
+
+    @field_validator("trunk")
+    @classmethod
+    def _trunk_exists(cls, trunk: str) -> str:
+        plugins.source_path("trunks", trunk)
+        return trunk
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _ordered(cls, pair: list[float]) -> list[float]:
+        if not 0 < pair[0] <= pair[1]:
+            raise ValueError(f"expected two numbers with 0 < low <= high, not {pair}")
+        return pair
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "Protocol":
+        if self.crop_size > self.resize:
+            raise ValueError(f"crop_size {self.crop_size} is larger than resize {self.resize}: make resize larger")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale {self.crop_scale} is a share of the image's area: at most 1")
+        if self.max_epochs < self.evaluate_every:
+            raise ValueError(
+                f"max_epochs {self.max_epochs} is below evaluate_every {self.evaluate_every}: no validation at all"
+            )
+        return self
+
+    def training_values(self) -> dict:
+        """The part that decides what one training gives: a change of the rest retrains nothing."""
+        plan = {"trials", "trials_per_round", "sobol_trials", "seeds"}
+        return self.model_dump(exclude={key: True for key in plan} | {"weights": {"file", "urls"}})
+
+    def fingerprint(self) -> str:
+        """A short hash of `training_values`."""
+        return hashlib.sha256(json.dumps(self.training_values(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+TRAINING_CODE = [
+    Path(__file__).parent / f"{name}.py"
+    for name in ("augmentation", "embedding", "images", "method", "model", "neighbours", "pairs", "sampling", "seeds",
+                 "splits", "training", "metrics/map_at_r")
+]  # fmt: skip
+"""Files that every training runs through; results of different versions never stand in one table."""

@@ -1,0 +1,21 @@
+"""config.yaml: what to run and where. Nothing in it changes a number."""
+
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from dml.checked import Checked
+
+
+class Settings(Checked):
+    """The keys of config.yaml, each of which `--config key=value` can replace."""
+
+    study: str = Field(description="a file of workflow/studies/, or the path of one")
+    images: str | list[str] | None = Field(default=None, description="your own folders or zips of images")
+    data: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+        default="data", description="where archives and packed pixels are kept"
+    )
+    mirror: str | list[str] | None = Field(default=None, description="folder or URL tried first for every download")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where trainings run")
+    folds_per_job: int = Field(default=4, ge=1, description="trainings of one job")

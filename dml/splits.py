@@ -1,0 +1,111 @@
+"""Which classes are for training, validating and testing. Always whole classes, always in sorted order."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dml.files import whole
+from dml.seeds import generator
+
+
+class Fold(NamedTuple):
+    """One fold of the trainval classes, as positions 0..C-1 in their sorted order."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+
+
+def halves(num_classes: int) -> tuple[range, range]:
+    """Positions of the trainval classes (the first half, rounded down) and of the test classes.
+
+    As in A Metric Learning Reality Check: 200 CUB classes give 100 and 100, 196 Cars classes 98 and 98, 22,634 SOP
+    classes 11,317 and 11,317.
+    """
+    middle = num_classes // 2
+    return range(middle), range(middle, num_classes)
+
+
+def folds(num_classes: int, num_folds: int = 4) -> list[Fold]:
+    """The paper's folds of `num_classes` trainval classes: contiguous, deterministic, disjoint in validation.
+
+    Fold p starts at int(p / num_folds * num_classes); its train classes are the next ones (wrapping round), its
+    num_classes // num_folds validation classes the block after those, so fold 0 validates on the last block. Where
+    the division leaves a rest, the train classes take it: some classes are then in no validation block.
+
+    Source: the released code of the paper (its split manager); the default of the later code base differs.
+    """
+    if num_classes < 2 * num_folds:
+        raise ValueError(
+            f"{num_classes} trainval classes cannot make {num_folds} folds: each needs at least 2 validation classes; "
+            f"use at least {4 * num_folds} classes in all, or set protocol.folds lower"
+        )
+    num_validation = num_classes // num_folds
+    result = []
+    for p in range(num_folds):
+        start = int(p / num_folds * num_classes)
+        order = [(start + i) % num_classes for i in range(num_classes)]
+        result.append(Fold(tuple(order[: num_classes - num_validation]), tuple(order[num_classes - num_validation :])))
+    check_folds(result, num_classes)
+    return result
+
+
+def check_folds(result: Sequence[Fold], num_classes: int) -> None:
+    """What must hold of any folds: train and validation part the classes, validation blocks never overlap."""
+    seen: set[int] = set()
+    for fold in result:
+        assert not set(fold.train) & set(fold.validation)
+        assert set(fold.train) | set(fold.validation) == set(range(num_classes))
+        assert not seen & set(fold.validation)
+        seen |= set(fold.validation)
+
+
+def half_of(class_of_image: Sequence[str], half: str) -> tuple[list[int], list[int]]:
+    """Positions of the images of a half ("trainval" or "test"), and their labels: the class's place among all.
+
+    The order is shuffled, always alike. Exact ties go to the image that stands first, so in an order by class a model
+    that maps all images to one point would score far better than chance.
+    """
+    classes = sorted(set(class_of_image))
+    chosen = halves(len(classes))[("trainval", "test").index(half)]
+    label_of = {classes[label]: label for label in chosen}
+    positions = [i for i, name in enumerate(class_of_image) if name in label_of]
+    positions = generator("order of", half).permutation(positions).tolist()
+    return positions, [label_of[class_of_image[i]] for i in positions]
+
+
+def write_folds(class_of_image: Sequence[str], num_folds: int, path: Path) -> None:
+    """Write one row per class: label, name, images, half, and the fold that validates on it (empty for none).
+
+    ValueError if there are too few classes for the folds, or a trainval class with a single image.
+    """
+    images = Counter(class_of_image)
+    classes = sorted(images)
+    trainval, _ = halves(len(classes))
+    alone = [classes[label] for label in trainval if images[classes[label]] < 2]
+    if alone:
+        raise ValueError(
+            f"class '{alone[0]}' has a single image{f' (and {len(alone) - 1} more classes)' if alone[1:] else ''}: "
+            "a class to train on needs at least 2; add images or take the class out"
+        )
+    validates = {label: k for k, fold in enumerate(folds(len(trainval), num_folds)) for label in fold.validation}
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["label", "class", "images", "half", "validation_fold"])
+        for label, name in enumerate(classes):
+            half = "trainval" if label in trainval else "test"
+            rows.writerow([label, name, images[name], half, validates.get(label, "")])
+
+
+def read_folds(path: Path) -> list[Fold]:
+    """The folds of a file written by `write_folds`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["half"] == "trainval"]
+    numbers = sorted({int(row["validation_fold"]) for row in rows if row["validation_fold"]})
+    result = []
+    for k in numbers:
+        validation = tuple(int(row["label"]) for row in rows if row["validation_fold"] == str(k))
+        result.append(Fold(tuple(int(row["label"]) for row in rows if int(row["label"]) not in validation), validation))
+    check_folds(result, len(rows))
+    return result

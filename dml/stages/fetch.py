@@ -1,0 +1,21 @@
+"""Get a data set: its archives, and the list of its images with their classes."""
+
+import os
+from pathlib import Path
+
+from dml import plugins
+from dml.downloading import mirrors_from
+from dml.listing import write_image_list
+from dml.stages import run
+
+
+def main(plugin: str, source: Path | None, archives: Path, output: Path) -> None:
+    """Download or generate a data set, or look through a folder or zip of images, and list what is there."""
+    dataset = plugins.load("datasets", plugin)
+    print(f"{dataset.TITLE}. Source: {dataset.SOURCE}. Terms: {dataset.TERMS}.", flush=True)
+    archives.mkdir(parents=True, exist_ok=True)
+    write_image_list(dataset.prepare(archives, mirrors_from(None, os.environ), source), output)
+
+
+if __name__ == "__main__":
+    run(main, plugin=str, source=(Path,), archives=Path, output=Path)

@@ -1,0 +1,51 @@
+"""Record the trials of the round before, and propose the next one from the history."""
+
+import json
+from pathlib import Path
+
+from dml.record import write_json
+from dml.search import extend_history, from_json, propose, to_json
+from dml.stages import run
+from dml.study import Study
+
+
+def main(
+    study: Path,
+    dataset: str,
+    method: str,
+    number: int,
+    history: Path | None,
+    folds: list[Path],
+    output: Path,
+    output_history: Path,
+) -> None:
+    """Write the setting of trial `number` and the history it was proposed from."""
+    checked = Study.load(study)
+    entry, protocol = checked.method(method), checked.protocol
+    known = from_json(json.loads(history.read_text())) if history else []
+    known = extend_history(known, [json.loads(path.read_text()) for path in folds])
+    parameters = propose(
+        entry.search_ranges(),
+        known,
+        number,
+        sobol_trials=protocol.sobol_trials,
+        per_round=protocol.trials_per_round,
+        seed=protocol.seed,
+        names=(dataset, method),
+    )
+    write_json(output_history, to_json(known))
+    entry.trial(parameters).save(output)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        study=Path,
+        dataset=str,
+        method=str,
+        number=int,
+        history=(Path,),
+        folds=[Path],
+        output=Path,
+        output_history=Path,
+    )

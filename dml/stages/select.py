@@ -1,0 +1,45 @@
+"""Close the search of one method: the whole history and its best trial."""
+
+import json
+from pathlib import Path
+
+from dml.record import write_json
+from dml.search import close, extend_history, from_json, to_json
+from dml.stages import run
+from dml.study import Study
+from dml.trial import Trial
+
+
+def main(
+    study: Path,
+    dataset: str,
+    method: str,
+    history: Path,
+    settings: list[Path],
+    folds: list[Path],
+    output: Path,
+    output_trial: Path,
+    output_history: Path,
+) -> None:
+    """Write the finished history, its best trial, and that trial's setting; `settings` are all trials', in order."""
+    known = from_json(json.loads(history.read_text()))
+    known = extend_history(known, [json.loads(path.read_text()) for path in folds])
+    write_json(output_history, {"dataset": dataset, "method": method, "trials": to_json(known)})
+    selected = close(dataset, method, Study.load(study).method(method).search_ranges(), known)
+    Trial.load(settings[selected.trial]).save(output_trial)
+    selected.save(output)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        study=Path,
+        dataset=str,
+        method=str,
+        history=Path,
+        settings=[Path],
+        folds=[Path],
+        output=Path,
+        output_trial=Path,
+        output_history=Path,
+    )

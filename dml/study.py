@@ -1,0 +1,259 @@
+"""A study: data sets x methods under one protocol, read from a file of `workflow/studies/` and checked completely."""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dml import plugins, pml_arguments
+from dml.checked import Checked, read_yaml
+from dml.protocol import Protocol
+from dml.search import Range
+from dml.trial import Trial
+
+NAME = "^[a-z0-9][a-z0-9_]*$"
+
+
+class Dataset(Checked):
+    """One data set of a study: a file of dml/datasets/, or any folder or zip of images with class folders inside."""
+
+    name: str = Field(pattern=NAME, description="a file of dml/datasets/, or a free name where `folder` is given")
+    folder: str | None = Field(default=None, description="your images: a folder or a zip with one folder per class")
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.folder is None:
+            plugins.source_path("datasets", self.name)
+            if self.name == "folder":
+                raise ValueError("the data set 'folder' needs the key `folder`: the path of your images")
+        elif self.name in plugins.names("datasets"):
+            raise ValueError(f"'{self.name}' is a file of dml/datasets/: give your own images another name")
+        elif not self.path().exists():
+            raise ValueError(f"{self.folder} does not exist: give a folder or a zip with one folder per class")
+        return self
+
+    @property
+    def plugin(self) -> str:
+        """The file of dml/datasets/ that reads it."""
+        return "folder" if self.folder else self.name
+
+    def listing(self) -> str | None:
+        """A digest of the user's folder or zip as it is now; None for the data sets that never change."""
+        from dml.datasets.folder import listing_digest
+
+        return listing_digest(self.path()) if self.folder else None
+
+    def path(self) -> Path:
+        """The user's folder or zip."""
+        return Path(os.path.expanduser(self.folder))
+
+
+class Method(Checked):
+    """One method of a study: its name, and what the study changes about it."""
+
+    name: str = Field(pattern=NAME, description="a file of dml/methods/, or a free name where `pml_loss` is given")
+    ranges: dict[str, Range] = Field(default={}, description="search ranges that replace the method's own")
+    fixed: dict[str, Any] = Field(default={}, description="hyperparameters held constant instead of searched")
+    images_per_class: int | None = Field(default=None, ge=1, description="images of a class in a batch")
+    pml_loss: dict[str, Any] | None = Field(
+        default=None,
+        description="any loss of pytorch-metric-learning, {Class: {argument: value}}; a range in place of a value is "
+        "searched",
+    )
+    pml_miner: dict[str, Any] | None = Field(default=None, description="any miner of pytorch-metric-learning, likewise")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.pml_loss is None:
+            plugins.source_path("methods", self.name)
+            if self.pml_miner is not None:
+                raise ValueError("pml_miner needs a pml_loss")
+        elif self.name in plugins.names("methods"):
+            raise ValueError(f"'{self.name}' is a file of dml/methods/: give the PML loss another name")
+        twice = sorted(set(self.ranges) & set(self.fixed))
+        if twice:
+            raise ValueError(f"'{twice[0]}' is both in ranges and in fixed: keep one")
+        if self.pml_loss is None:
+            arguments = plugins.constructor_arguments("methods", self.name)
+            known = set(arguments) - {"num_classes", "embedding_size"} | {"loss_lr"}
+        else:
+            known = set(pml_arguments.ranges(self.pml_loss, self.pml_miner)) | {"loss_lr"}
+        unknown = sorted((set(self.ranges) | set(self.fixed)) - known)
+        if unknown:
+            raise ValueError(
+                f"'{unknown[0]}' is no hyperparameter of {self.name}; it has: {', '.join(sorted(known)) or 'none'}"
+            )
+        ranges = self.search_ranges()
+        if self.pml_loss is None:
+            self._check_against(arguments, ranges)
+        for name, value in self.fixed.items():
+            if (
+                isinstance(value, float)
+                and not math.isfinite(value)
+                or isinstance(value, str)
+                and _looks_numeric(value)
+            ):
+                raise ValueError(
+                    f"fixed.{name}: expected a finite number, not {value!r} (YAML reads 1e-5 as text: 1.0e-5)"
+                )
+        return self
+
+    def _check_against(self, arguments: dict[str, bool], ranges: dict[str, Range]) -> None:
+        """Every required argument has a value, and every range an argument: a slip in a method's file is found here."""
+        given = set(ranges) | set(self.fixed) | {"num_classes", "embedding_size"}
+        missing = sorted(name for name, required in arguments.items() if required and name not in given)
+        if missing:
+            raise ValueError(f"dml/methods/{self.name}.py: no range for '{missing[0]}': add it to RANGES or to `fixed`")
+        unknown = sorted(set(ranges) - set(arguments) - {"loss_lr"})
+        if unknown:
+            raise ValueError(f"dml/methods/{self.name}.py: RANGES has '{unknown[0]}', which __init__ does not take")
+
+    @property
+    def title(self) -> str:
+        return self.name if self.pml_loss else plugins.literal("methods", self.name, "TITLE", self.name)
+
+    def search_ranges(self) -> dict[str, Range]:
+        """What is searched: the method's own ranges, those of the study in their place, without what is fixed."""
+        if self.pml_loss is None:
+            origin, own = f"dml/methods/{self.name}.py", plugins.literal("methods", self.name, "RANGES", {})
+        else:
+            origin, own = self.name, pml_arguments.ranges(self.pml_loss, self.pml_miner)
+        ranges = {name: Range.check(values, f"{origin}: {name}") for name, values in own.items()} | self.ranges
+        return {name: ranges[name] for name in sorted(ranges) if name not in self.fixed}
+
+    def searched(self) -> dict[str, dict]:
+        """`search_ranges` as plain values."""
+        return {name: searched.model_dump(exclude_defaults=True) for name, searched in self.search_ranges().items()}
+
+    def images_of_a_class(self) -> int:
+        """How many images of a class a batch holds."""
+        if self.images_per_class is not None:
+            return self.images_per_class
+        return 4 if self.pml_loss else plugins.literal("methods", self.name, "IMAGES_PER_CLASS", 4)
+
+    def trial(self, parameters: dict[str, Any]) -> Trial:
+        """One setting of the hyperparameters."""
+        return Trial(
+            method=self.name,
+            images_per_class=self.images_of_a_class(),
+            parameters=parameters,
+            fixed=self.fixed,
+            pml_loss=self.pml_loss,
+            pml_miner=self.pml_miner,
+        )
+
+    def fingerprint(self) -> str:
+        """What the method is: a hash of its code, so that a real change of it retrains it and a comment does not."""
+        package = Path(plugins.__file__).parent
+        if self.pml_loss:
+            return plugins.code_hash([package / "pml.py", package / "pml_arguments.py"])
+        return plugins.fingerprint("methods", self.name, leave_out={"TITLE", "RANGES", "IMAGES_PER_CLASS"})
+
+
+def _looks_numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _named(entry: Any) -> Any:
+    return {"name": entry} if isinstance(entry, str) else entry
+
+
+class Study(Checked):
+    """A study file."""
+
+    title: str = Field(description="heading of the report")
+    description: str = Field(default="", description="what the study asks, a sentence or two")
+    datasets: list[Annotated[Dataset, BeforeValidator(_named, json_schema_input_type=str | Dataset)]] = Field(
+        default=[], description="names of data sets, or {name, folder}; `images` in config.yaml adds a folder"
+    )
+    methods: list[Annotated[Method, BeforeValidator(_named, json_schema_input_type=str | Method)]] = Field(
+        min_length=1, description="names of methods, or {name, ...} to change ranges or to name a PML loss"
+    )
+    protocol: Protocol = Field(description="what is equal for all methods")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        for kind, entries in (("dataset", self.datasets), ("method", self.methods)):
+            names = [entry.name for entry in entries]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"the {kind} '{twice[0]}' stands there twice: give each its own name")
+        for method in self.methods:
+            images, batch = method.images_of_a_class(), self.protocol.batch_size
+            if batch % images or batch // images < 2:
+                raise ValueError(
+                    f"method '{method.name}' wants {images} images per class: protocol.batch_size {batch} must be a "
+                    "multiple of it that holds at least 2 classes"
+                )
+        return self
+
+    def dataset(self, name: str) -> Dataset:
+        return next(dataset for dataset in self.datasets if dataset.name == name)
+
+    def method(self, name: str) -> Method:
+        return next(method for method in self.methods if method.name == name)
+
+    def check_pml(self) -> None:
+        """Build every named loss and miner of pytorch-metric-learning once. ValueError naming what is wrong."""
+        for method in self.methods:
+            if method.pml_loss is not None:
+                from dml.pml import check
+
+                try:
+                    has_weights = check(method.pml_loss, method.pml_miner)
+                except ValueError as error:
+                    raise ValueError(f"method '{method.name}': {error}") from None
+                if has_weights and "loss_lr" not in {*method.search_ranges(), *method.fixed}:
+                    raise ValueError(
+                        f"method '{method.name}': the loss has weights of its own: give their learning rate a range, "
+                        "ranges: {loss_lr: {low: 1.0e-6, high: 1, log: true}}"
+                    )
+
+    def trials(self, method: str) -> int:
+        """How many trials a method gets: one where there is nothing to search."""
+        return self.protocol.trials if self.method(method).search_ranges() else 1
+
+
+def load_study(path: Path, images: str | Sequence[str] | None = None) -> Study:
+    """Read and check a study file; `images` are folders or zips that become data sets named after them."""
+    values = read_yaml(path)
+    if isinstance(values, dict) and images:
+        own = own_images(images)
+        named = values.get("datasets") or []
+        if isinstance(named, list):
+            values = values | {"datasets": [*named, *({"name": own_name(i), "folder": i} for i in own)]}
+    study = Study.check(values, str(path))
+    if not study.datasets:
+        raise ValueError(
+            f"{path}: no data set: name one under `datasets`, or give your own folder with --config images=FOLDER"
+        )
+    return study
+
+
+def own_images(images: str | Sequence[str] | None) -> list[str]:
+    """The folders or zips that `images` of config.yaml names: none, one or several."""
+    return [os.path.expanduser(path) for path in ([images] if isinstance(images, str) else images or [])]
+
+
+def study_path(name: str, folder: Path) -> Path:
+    """The file of a study, named or given by its path. ValueError with the choices."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ValueError(f"study '{name}': no file {path}; choose from: {known}, or give the path of a study file")
+    if not re.match(NAME, path.stem):
+        raise ValueError(f"{path}: a study's file name is made of lower-case letters, digits and underscores")
+    return path
+
+
+def own_name(path: str) -> str:
+    """The data set name of a folder or zip: its own name in lower-case letters, digits and underscores."""
+    return re.sub("[^a-z0-9]+", "_", Path(path).resolve().name.lower().removesuffix(".zip")).strip("_") or "images"

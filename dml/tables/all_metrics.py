@@ -1,0 +1,52 @@
+"""Every metric that was measured."""
+
+import pandas as pd
+
+from dml.results import EMBEDDINGS, Results, estimate, incomplete_methods, metric_title, per_seed, ranked_methods
+from dml.tabulation import MISSING, counts, percent, presented
+
+TITLE = "All metrics"
+CAPTION = (
+    "Percent, mean over n seeds ± half width of the 95% Student-t interval. Loaded weights that do not train are one "
+    "evaluation, without an interval; only metrics that cluster (NMI, AMI) draw anew with every seed, and n is then, "
+    "say, 3 / 1. Methods are sorted by separated MAP@R, those with a failed seed (n is, say, 2 of 3) after the others. "
+    "Queries: test images with at least one other image of their class. Recall@K is the share of queries with an image "
+    "of their class among the K nearest."
+)
+
+
+def build(results: Results) -> pd.DataFrame:
+    """One row for each data set, embedding, method and metric; values are shares, `n` counts seeds."""
+    rows = []
+    measured = list(dict.fromkeys(results.metrics["metric"]))
+    queries = results.metrics.groupby(["dataset", "method"])["n_queries"].max()
+    for dataset in results.datasets:
+        ranking = ranked_methods(results, dataset)
+        for embedding in EMBEDDINGS:
+            frames = {metric: per_seed(results, dataset, embedding, metric) for metric in measured}
+            for method in ranking:
+                for metric, values in frames.items():
+                    if method in values:
+                        mean, half_width, n = estimate(results, method, values[method])
+                        place = {"dataset": dataset, "embedding": embedding, "method": method, "metric": metric}
+                        numbers = {"mean": mean, "half_width": half_width, "n": n}
+                        rows.append(place | numbers | {"n_queries": queries[dataset, method]})
+    types = {
+        "dataset": object, "embedding": object, "method": object, "metric": object, "mean": float, "half_width": float,
+        "n": "Int64", "n_queries": "Int64",
+    }  # fmt: skip
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """One row for each method, one block for each data set and embedding, one column for each metric."""
+    names = {metric: metric_title(metric) for metric in dict.fromkeys(table["metric"])}
+    incomplete = {dataset: incomplete_methods(results, dataset) for dataset in results.datasets}
+    rows, headings = [], []
+    for (dataset, embedding, method), group in table.groupby(["dataset", "embedding", "method"], sort=False):
+        values = {names[e["metric"]]: percent(e["mean"], e["half_width"]) for _, e in group.iterrows()}
+        planned = results.seeds if method in incomplete[dataset] else None
+        values |= {"n": counts(group["n"], planned), "Queries": str(group["n_queries"].iloc[0])}
+        rows.append({"Method": results.methods[method]} | dict.fromkeys(names.values(), MISSING) | values)
+        headings.append(f"{results.datasets[dataset]}, {embedding}")
+    return presented(rows, headings, ["Method", *names.values(), "n", "Queries"])

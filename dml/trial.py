@@ -1,0 +1,24 @@
+"""One trial: a method and one setting of its hyperparameters. It names no split, seed, path or device."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import Field
+
+from dml.checked import Checked
+
+
+class Trial(Checked):
+    """What a training needs to know about its method."""
+
+    method: str = Field(description="a file of dml/methods/, or a free name where pml_loss is given")
+    images_per_class: int = Field(ge=1, description="images of a class in a batch")
+    parameters: dict[str, Any] = Field(default={}, description="searched hyperparameters")
+    fixed: dict[str, Any] = Field(default={}, description="hyperparameters the study holds constant")
+    pml_loss: dict[str, Any] | None = Field(default=None, description="a loss of pytorch-metric-learning")
+    pml_miner: dict[str, Any] | None = Field(default=None, description="a miner of pytorch-metric-learning")
+
+    def fingerprint(self) -> str:
+        """A short hash of all values."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
