@@ -1,0 +1,175 @@
+import hashlib
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from dml import plugins, protocol
+from dml.downloading import mirrors_from
+from dml.settings import Settings
+from dml.study import load_study, own_images, own_name, study_path
+
+try:
+    SETTINGS = Settings.check(config, "config.yaml")
+    STUDY_FILE = study_path(SETTINGS.study, Path(workflow.basedir) / "workflow" / "studies")
+    # relative: a project that was moved is still the same project
+    STUDY_FILE = Path(os.path.relpath(STUDY_FILE))
+    STUDY = load_study(STUDY_FILE, SETTINGS.images)
+    STUDY.check_pml()
+except ValueError as error:
+    sys.exit(f"error: {error}")
+
+# Images of one's own make results of their own: the same study on another folder overwrites nothing.
+NAME = "_".join([STUDY_FILE.stem, *(own_name(path) for path in own_images(SETTINGS.images))])
+DATASETS = [dataset.name for dataset in STUDY.datasets]
+METHODS = [method.name for method in STUDY.methods]
+RUNS = [(dataset, method) for dataset in DATASETS for method in METHODS]
+PROTOCOL = STUDY.protocol
+PER_ROUND = PROTOCOL.trials_per_round
+
+# Where things come from and run is the machine's business: as environment, not as parameters, so that no change of it
+# makes anything again.
+os.environ["DML_MIRROR"] = ",".join(mirrors_from(SETTINGS.mirror, os.environ))
+os.environ["DML_DEVICE"] = SETTINGS.device
+
+
+envvars:
+    "DML_MIRROR",
+    "DML_DEVICE",
+
+
+DATA = SETTINGS.data
+SIDE = f"{DATA}/{{dataset}}/side{PROTOCOL.resize}"
+RESULTS = f"results/{NAME}"
+RUN = f"{RESULTS}/{{dataset}}/{{method}}"
+REPORT = f"reports/{NAME}"
+LOGS = f"logs/{NAME}"
+
+# Trainings of one job: the folds 0..3 in groups of folds_per_job.
+FOLD_GROUPS = [
+    list(range(first, min(first + SETTINGS.folds_per_job, PROTOCOL.folds)))
+    for first in range(0, PROTOCOL.folds, SETTINGS.folds_per_job)
+]
+
+PACKAGE = Path(plugins.__file__).parent
+
+
+def code_of(*names):
+    """A hash of modules that a cheap stage runs through: any real change of them makes its results again."""
+    return plugins.code_hash(PACKAGE / f"{name}.py" for name in names)
+
+
+REPORT_CODE = [
+    *(plugins.fingerprint(kind, name) for kind in ("tables", "figures") for name in plugins.names(kind)),
+    code_of("gallery", "plotting", "report", "results", "stats", "tabulation"),
+    hashlib.sha256((PACKAGE / "report.html.j2").read_bytes()).hexdigest()[:16],
+]
+
+ENVIRONMENT = f"{workflow.basedir}/envs/environment.yaml"
+
+# Jobs find the package wherever snakemake was called, and run with its Python unless they have an environment of theirs.
+PREFIX = f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}"
+if not workflow.deployment_settings.deployment_method:
+    PREFIX += f' PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+shell.prefix(f"{PREFIX}; ")
+
+
+wildcard_constraints:
+    dataset="[a-z0-9_]+",
+    method="[a-z0-9_]+",
+    trial=r"\d+",
+    seed=r"\d+",
+    fold=r"\d+",
+    half="trainval|test",
+
+
+def plugin(wildcards):
+    """The file of dml/datasets/ that reads a data set."""
+    return STUDY.dataset(wildcards.dataset).plugin
+
+
+def own_source(wildcards):
+    """The folder or zip of one's own images, where the data set is one."""
+    dataset = STUDY.dataset(wildcards.dataset)
+    return str(dataset.path()) if dataset.folder else []
+
+
+def weights_file():
+    """The trunk's weight file, where the study names one."""
+    return [f"{DATA}/weights/{PROTOCOL.weights.file}"] if PROTOCOL.weights else []
+
+
+def what_is_trained(wildcards):
+    """What a training depends on besides its input files: a change of it retrains, a comment does not."""
+    return {
+        "protocol": PROTOCOL.training_values(),
+        "method": STUDY.method(wildcards.method).fingerprint(),
+        "trunk": plugins.fingerprint("trunks", PROTOCOL.trunk),
+    }
+
+
+def folds_of(files):
+    """Which folds a job trains. Taken from its outputs, so that it is no parameter whose change retrains anything."""
+    return [re.findall(r"\bfold(\d+)", file)[-1] for file in files]
+
+
+def fold_records(wildcards, first, end):
+    """The records of all folds of the trials first..end-1."""
+    run = RUN.format(dataset=wildcards.dataset, method=wildcards.method)
+    return [f"{run}/search/{trial}/fold{k}.json" for trial in range(first, end) for k in range(PROTOCOL.folds)]
+
+
+def history_of(wildcards, trial):
+    run = RUN.format(dataset=wildcards.dataset, method=wildcards.method)
+    return f"{run}/search/{trial}/history.json"
+
+
+def first_of_round(trial):
+    return trial - trial % PER_ROUND
+
+
+def rounds_before(wildcards):
+    """What a proposal sees: the history that the round before started from, and that round's trials."""
+    first = first_of_round(int(wildcards.trial))
+    if first == 0:
+        return {"history": [], "folds": []}
+    before = first - PER_ROUND
+    return {
+        "history": history_of(wildcards, before),
+        "folds": fold_records(wildcards, before, first),
+    }
+
+
+def last_round(wildcards):
+    trials = STUDY.trials(wildcards.method)
+    first = first_of_round(trials - 1)
+    run = RUN.format(dataset=wildcards.dataset, method=wildcards.method)
+    return {
+        "settings": [f"{run}/search/{trial}/trial.yaml" for trial in range(trials)],
+        "history": history_of(wildcards, first),
+        "folds": fold_records(wildcards, first, trials),
+    }
+
+
+def all_of_the_search():
+    """Every file of every search."""
+    files = []
+    for dataset, method in RUNS:
+        run = RUN.format(dataset=dataset, method=method)
+        of_a_trial = ["trial.yaml", "history.json", *(f"fold{k}.json" for k in range(PROTOCOL.folds))]
+        files += [f"{run}/search/{trial}/{file}" for trial in range(STUDY.trials(method)) for file in of_a_trial]
+        files += [f"{run}/best.yaml", f"{run}/best_trial.yaml", f"{run}/history.json"]
+    return files
+
+
+def all_of_the_finals():
+    """Every file of every final run."""
+    files = []
+    for dataset, method in RUNS:
+        for seed in range(PROTOCOL.seeds):
+            folder = f"{RUN.format(dataset=dataset, method=method)}/seeds/{seed}"
+            of_a_fold = ("model.safetensors", "record.json", "embeddings.npy")
+            files += [f"{folder}/fold{k}/{file}" for k in range(PROTOCOL.folds) for file in of_a_fold]
+            files += [f"{folder}/metrics.json", f"{folder}/queries.npz"]
+    return files

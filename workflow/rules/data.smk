@@ -1,0 +1,71 @@
+# From archives or a folder of images to packed pixels. Trainval and test are packed by different jobs.
+
+
+rule fetch:
+    output:
+        images=f"{DATA}/{{dataset}}/images.csv",
+    log:
+        f"{LOGS}/{{dataset}}/fetch.log",
+    conda:
+        ENVIRONMENT
+    params:
+        archives=lambda wildcards: f"{DATA}/{wildcards.dataset}/archives",
+        plugin=plugin,
+        code=lambda wildcards: plugins.fingerprint("datasets", plugin(wildcards)),
+        source=own_source,
+        listing=lambda wildcards: STUDY.dataset(wildcards.dataset).listing(),
+    shell:
+        "python -m dml.stages.fetch --plugin {params.plugin:q} --source {params.source:q}"
+        " --archives {params.archives:q} --output {output.images:q} 2> {log:q}"
+
+
+rule split:
+    input:
+        f"{DATA}/{{dataset}}/images.csv",
+    output:
+        f"{RESULTS}/{{dataset}}/folds.csv",
+    log:
+        f"{LOGS}/{{dataset}}/split.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        folds=PROTOCOL.folds,
+        code=code_of("splits", "listing"),
+    shell:
+        "python -m dml.stages.split --images {input:q} --folds {params.folds:q} --output {output:q} 2> {log:q}"
+
+
+rule pack:
+    input:
+        f"{DATA}/{{dataset}}/images.csv",
+    output:
+        fingerprint=f"{SIDE}/{{half}}.sha256",
+        pixels=multiext(f"{SIDE}/{{half}}", ".pixels", ".npz"),
+    log:
+        f"{LOGS}/{{dataset}}/pack_{{half}}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        plugin=plugin,
+        side=PROTOCOL.resize,
+        code=code_of("images", "listing", "splits"),
+        upright=lambda wildcards: plugins.literal("datasets", plugin(wildcards), "UPRIGHT", False),
+    shell:
+        "python -m dml.stages.pack --plugin {params.plugin:q} --images {input:q} --half {wildcards.half}"
+        " --side {params.side:q} --threads {threads} --output {output.fingerprint:q} 2> {log:q}"
+
+
+rule weights:
+    output:
+        f"{DATA}/weights/{PROTOCOL.weights.file if PROTOCOL.weights else 'none'}",
+    log:
+        f"{LOGS}/weights.log",
+    conda:
+        ENVIRONMENT
+    params:
+        sha256=PROTOCOL.weights.sha256 if PROTOCOL.weights else "",
+        urls=PROTOCOL.weights.urls if PROTOCOL.weights else [],
+    shell:
+        "python -m dml.stages.weights --sha256 {params.sha256:q} --url {params.urls:q} --output {output:q} 2> {log:q}"

@@ -1,0 +1,75 @@
+# The best trial again with every seed; only `embed` reads test pixels for a number, and only of finished models.
+
+SEED = f"{RUN}/seeds/{{seed}}"
+
+for group in FOLD_GROUPS:
+
+    rule:
+        name:
+            "train_final" if len(FOLD_GROUPS) == 1 else f"train_final_{group[0]}"
+        input:
+            study=ancient(str(STUDY_FILE)),
+            trial=f"{RUN}/best_trial.yaml",
+            best=ancient(f"{RUN}/best.yaml"),  # a longer search with the same winner retrains nothing
+            folds=f"{RESULTS}/{{dataset}}/folds.csv",
+            trainval=f"{SIDE}/trainval.sha256",
+            pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
+            weights=ancient(weights_file()),
+        output:
+            models=[f"{SEED}/fold{fold}/model.safetensors" for fold in group],
+            records=[f"{SEED}/fold{fold}/record.json" for fold in group],
+        log:
+            f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/train_{group[0]}.log",
+        conda:
+            ENVIRONMENT
+        threads: 1
+        params:
+            fold=lambda wildcards, output: folds_of(output.models),
+            trained=what_is_trained,
+        shell:
+            "python -m dml.stages.train_final --study {input.study:q} --dataset {wildcards.dataset}"
+            " --seed {wildcards.seed} --trial {input.trial:q} --best {input.best:q} --trainval {input.trainval:q}"
+            " --folds {input.folds:q} --weights {input.weights:q} --device $DML_DEVICE --threads {threads}"
+            " --fold {params.fold:q} --output {output.models:q} 2> {log:q}"
+
+
+rule embed:
+    input:
+        models=[f"{SEED}/fold{fold}/model.safetensors" for fold in range(PROTOCOL.folds)],
+        records=[f"{SEED}/fold{fold}/record.json" for fold in range(PROTOCOL.folds)],
+        test=f"{SIDE}/test.sha256",
+        pixels=ancient(multiext(f"{SIDE}/test", ".pixels", ".npz")),
+    output:
+        [f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/embed.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    shell:
+        "python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
+        " --threads {threads} --output {output:q} 2> {log:q}"
+
+
+rule measure:
+    input:
+        embeddings=[f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
+        records=[f"{SEED}/fold{fold}/record.json" for fold in range(PROTOCOL.folds)],
+        test=f"{SIDE}/test.sha256",
+        index=ancient(f"{SIDE}/test.npz"),
+    output:
+        metrics=f"{SEED}/metrics.json",
+        queries=f"{SEED}/queries.npz",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/measure.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    params:
+        code=[
+            *(plugins.fingerprint("metrics", metric) for metric in plugins.names("metrics")),
+            code_of("embedding", "evaluation", "measuring", "neighbours"),
+        ],
+    shell:
+        "python -m dml.stages.measure --embeddings {input.embeddings:q} --test {input.test:q}"
+        " --output {output.metrics:q} --output-queries {output.queries:q} 2> {log:q}"

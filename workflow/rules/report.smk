@@ -1,0 +1,120 @@
+# From all results of the study to tables, figures and one page.
+
+TABLES = plugins.names("tables")
+FIGURES = plugins.names("figures")
+
+
+rule collect:
+    input:
+        study=ancient(str(STUDY_FILE)),
+        measured=[
+            f"{RESULTS}/{dataset}/{method}/seeds/{seed}/metrics.json"
+            for dataset, method in RUNS
+            for seed in range(PROTOCOL.seeds)
+        ],
+        histories=[f"{RESULTS}/{dataset}/{method}/history.json" for dataset, method in RUNS],
+        best=[f"{RESULTS}/{dataset}/{method}/best.yaml" for dataset, method in RUNS],
+        folds=[f"{RESULTS}/{dataset}/folds.csv" for dataset in DATASETS],
+    output:
+        metrics=f"{RESULTS}/metrics.csv",
+        others=[f"{RESULTS}/{table}" for table in ("trials.csv", "curves.csv", "runs.csv", "best.csv", "study.json")],
+    log:
+        f"{LOGS}/collect.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        images=SETTINGS.images or [],
+        name=NAME,
+        study=STUDY.model_dump(),
+        code=code_of("collecting"),
+    shell:
+        "python -m dml.stages.collect --study {input.study:q} --name {params.name} --images {params.images:q} --measured {input.measured:q}"
+        " --histories {input.histories:q} --best {input.best:q} --folds {input.folds:q} --output {output.metrics:q} 2> {log:q}"
+
+
+rule tables:
+    input:
+        metrics=rules.collect.output.metrics,
+        others=rules.collect.output.others,
+    output:
+        csv=[f"{REPORT}/tables/{table}.csv" for table in TABLES],
+        other=[f"{REPORT}/tables/{table}.{form}" for table in TABLES for form in ("md", "tex")],
+    log:
+        f"{LOGS}/tables.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=REPORT_CODE,
+    shell:
+        "python -m dml.stages.tables --results {input.metrics:q} --output {output.csv:q} 2> {log:q}"
+
+
+rule figures:
+    input:
+        metrics=rules.collect.output.metrics,
+        others=rules.collect.output.others,
+    output:
+        svg=[f"{REPORT}/figures/{figure}.svg" for figure in FIGURES],
+        pdf=[f"{REPORT}/figures/{figure}.pdf" for figure in FIGURES],
+    log:
+        f"{LOGS}/figures.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=REPORT_CODE,
+    shell:
+        "python -m dml.stages.figures --results {input.metrics:q} --output {output.svg:q} 2> {log:q}"
+
+
+# Reads test pixels too, but for pictures, and only once every number of the study is there.
+rule gallery:
+    input:
+        metrics=rules.collect.output.metrics,
+        others=rules.collect.output.others,
+        embeddings=[
+            f"{RESULTS}/{{dataset}}/{method}/seeds/0/fold{fold}/embeddings.npy"
+            for method in METHODS
+            for fold in range(PROTOCOL.folds)
+        ],
+        folds=f"{RESULTS}/{{dataset}}/folds.csv",
+        test=f"{SIDE}/test.sha256",
+        pixels=ancient(multiext(f"{SIDE}/test", ".pixels", ".npz")),
+    output:
+        f"{RESULTS}/{{dataset}}/gallery.json",
+    log:
+        f"{LOGS}/{{dataset}}/gallery.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=REPORT_CODE,
+        methods=METHODS,
+    shell:
+        "python -m dml.stages.gallery --results {input.metrics:q} --dataset {wildcards.dataset}"
+        " --embeddings {input.embeddings:q} --methods {params.methods:q} --folds {input.folds:q} --test {input.test:q}"
+        " --output {output:q} 2> {log:q}"
+
+
+rule report:
+    input:
+        metrics=rules.collect.output.metrics,
+        others=rules.collect.output.others,
+        tables=rules.tables.output,
+        figures=rules.figures.output,
+        galleries=[f"{RESULTS}/{dataset}/gallery.json" for dataset in DATASETS],
+    output:
+        f"{REPORT}/index.html",
+    log:
+        f"{LOGS}/report.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        code=REPORT_CODE,
+        drawings=rules.figures.output.svg,
+    shell:
+        "python -m dml.stages.report --results {input.metrics:q} --figures {params.drawings:q}"
+        " --galleries {input.galleries:q} --output {output:q} 2> {log:q}"

@@ -1,0 +1,76 @@
+# One search per (data set, method): propose a trial, train its folds, propose the next; then select the best.
+# The number of trials is known, so the whole chain is known: no checkpoints, exact dry runs.
+
+
+rule propose:
+    input:
+        unpack(rounds_before),
+        study=ancient(str(STUDY_FILE)),
+    output:
+        trial=f"{RUN}/search/{{trial}}/trial.yaml",
+        history=f"{RUN}/search/{{trial}}/history.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/search/{{trial}}/propose.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        setting=lambda wildcards: STUDY.method(wildcards.method).trial({}).model_dump(),
+        ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+        sobol_trials=PROTOCOL.sobol_trials,
+        per_round=PER_ROUND,
+        seed=PROTOCOL.seed,
+    shell:
+        "python -m dml.stages.propose --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
+        " --number {wildcards.trial} --history {input.history:q} --folds {input.folds:q}"
+        " --output {output.trial:q} --output-history {output.history:q} 2> {log:q}"
+
+
+for group in FOLD_GROUPS:
+
+    rule:
+        name:
+            "train_trial" if len(FOLD_GROUPS) == 1 else f"train_trial_{group[0]}"
+        input:
+            study=ancient(str(STUDY_FILE)),
+            trial=f"{RUN}/search/{{trial}}/trial.yaml",
+            folds=f"{RESULTS}/{{dataset}}/folds.csv",
+            trainval=f"{SIDE}/trainval.sha256",
+            pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
+            weights=ancient(weights_file()),
+        output:
+            [f"{RUN}/search/{{trial}}/fold{fold}.json" for fold in group],
+        log:
+            f"{LOGS}/{{dataset}}/{{method}}/search/{{trial}}/train_{group[0]}.log",
+        conda:
+            ENVIRONMENT
+        threads: 1
+        params:
+            fold=lambda wildcards, output: folds_of(output),
+            trained=what_is_trained,
+        shell:
+            "python -m dml.stages.train_trial --study {input.study:q} --dataset {wildcards.dataset}"
+            " --number {wildcards.trial} --trial {input.trial:q} --trainval {input.trainval:q} --folds {input.folds:q}"
+            " --weights {input.weights:q} --device $DML_DEVICE --threads {threads} --fold {params.fold:q} --output {output:q}"
+            " 2> {log:q}"
+
+
+rule select:
+    input:
+        unpack(last_round),
+        study=ancient(str(STUDY_FILE)),
+    output:
+        best=f"{RUN}/best.yaml",
+        trial=f"{RUN}/best_trial.yaml",
+        history=f"{RUN}/history.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/select.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+    shell:
+        "python -m dml.stages.select --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
+        " --history {input.history:q} --settings {input.settings:q} --folds {input.folds:q} --output {output.best:q} --output-trial {output.trial:q} --output-history {output.history:q}"
+        " 2> {log:q}"
