@@ -1,0 +1,75 @@
+"""A data set small enough to train on in a second: stripes, whose direction is the class, in any two colours."""
+
+import os
+
+# Before torch is imported: tests that train are small, and share the machine with others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dml.images import Image, PackedImages, pack
+from dml.protocol import Protocol
+from dml.splits import half_of, write_folds
+
+CLASSES = 18
+IMAGES_PER_CLASS = 8
+SIDE = 20
+
+
+class StripesData(NamedTuple):
+    """The files of a data set as the workflow's stages leave them: 9 trainval classes in 3 folds, 9 test classes."""
+
+    trainval: Path
+    test: Path
+    folds: Path
+
+
+def stripes(direction: float, rng: np.random.Generator) -> np.ndarray:
+    """(SIDE + 3, SIDE, 3) uint8: noisy stripes of random colours, phase and width."""
+    y, x = np.mgrid[: SIDE + 3, :SIDE]
+    period = rng.uniform(5, 8)
+    wave = np.sin(2 * np.pi * (x * np.cos(direction) + y * np.sin(direction)) / period + rng.uniform(0, 2 * np.pi))
+    colours = rng.uniform(40, 215, (2, 3))
+    image = colours[0] + (colours[1] - colours[0]) * (wave[..., None] > 0)
+    return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def stripes_data(tmp_path_factory) -> StripesData:
+    folder = tmp_path_factory.mktemp("stripes")
+    rng = np.random.default_rng(0)
+    # Neighbouring directions are far apart in the order of classes, so that every fold sees all directions.
+    directions = {f"c{c:02}": np.pi * (c * 5 % CLASSES) / CLASSES for c in range(CLASSES)}
+    listed = [Image(str(folder), f"{name}_{i}.png", name) for name in directions for i in range(IMAGES_PER_CLASS)]
+    for image in listed:
+        PIL.Image.fromarray(stripes(directions[image.label_name], rng)).save(folder / image.path)
+    names = [image.label_name for image in listed]
+    for half in ("trainval", "test"):
+        positions, labels = half_of(names, half)
+        pack([listed[i] for i in positions], labels, SIDE, folder / half, upright=False, progress=False)
+    write_folds(names, 3, folder / "folds.csv")
+    return StripesData(folder / "trainval", folder / "test", folder / "folds.csv")
+
+
+@pytest.fixture(scope="session")
+def trainval(stripes_data) -> PackedImages:
+    return PackedImages.open(stripes_data.trainval)
+
+
+@pytest.fixture(scope="session")
+def held_out(stripes_data) -> PackedImages:
+    return PackedImages.open(stripes_data.test)
+
+
+@pytest.fixture
+def protocol() -> Protocol:
+    """A protocol that trains for 4 steps on the stripes; `model_copy(update=...)` changes it."""
+    return Protocol(
+        trunk="convnet", embedding_size=8, freeze_batchnorm=False, resize=SIDE, crop_size=16, crop_scale=[0.6, 1.0],
+        flip=0.0, learning_rate=1e-3, batch_size=12, epoch_steps=2, max_epochs=2, evaluate_every=1, patience=5, folds=3,
+    )  # fmt: skip

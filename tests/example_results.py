@@ -1,0 +1,176 @@
+"""A made-up results folder, in the format that the `collect` stage writes, with everything that can go wrong in it.
+
+On the first data set, MAP@R of three seeds is by hand: contrastive 0.39, 0.40, 0.41; triplet 0.405, 0.395, 0.385;
+margin 0.30, 0.31, 0.29; the untrained trunk 0.10 always. `proxy_nca` fails in every trial, trial 2 of contrastive in
+one fold, and on the second data set one fold of margin's last seed.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDS = 4
+SIZE = 128
+FOLD_OFFSETS = (-0.003, -0.001, 0.001, 0.003)
+SEED_OFFSETS = ((-0.01, 0.0, 0.01), (0.01, 0.0, -0.01), (0.0, 0.01, -0.01))
+ABOVE_MAP_AT_R = {"precision_at_1": 0.3, "r_precision": 0.1, "map_at_r": 0.0, "recall_at_10": 0.5, "nmi": 0.2}
+CONCATENATED_GAIN = 0.05
+NAN = "the loss is NaN at step 40"
+METHODS = {
+    "pretrained": ("Pretrained", 0.10),
+    "contrastive": ("Contrastive", 0.40),
+    "triplet": ("Triplet", 0.395),
+    "margin": ("Margin & co_50%", 0.30),
+    "proxy_nca": ("ProxyNCA", None),
+} | {f"method_{i}": (f"Method {i}", 0.3 - 0.01 * i) for i in range(5, 20)}
+NAMES = list(METHODS)
+RANGES = {"margin": {"low": -0.2, "high": 2.0}, "weights_lr": {"low": 1e-6, "high": 1.0, "log": True}}
+PROVENANCE = {
+    "search": "ab12ab12ab12ab12", "commit": "0123456789ab", "code": "c0dec0dec0dec0de", "device": "A <fast> processor",
+    "threads": 2, "torch": "2.12.0", "python": "3.11.7", "weights": "",
+    "versions": "faiss 1.15.1, numpy 2.4.6",
+}  # fmt: skip
+
+
+def write(
+    folder: Path, *, methods: Sequence[str] = NAMES[:5], datasets: int = 2, seeds: int = 3, trials: int = 6
+) -> Path:
+    """Write a study of these methods and so many data sets; give the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    places = [(f"birds{i}", name) for i in range(1, datasets + 1) for name in methods]
+    _write(folder / "metrics.csv", "study,dataset,method,seed,fold,embedding,metric,value,n_queries",
+           _metrics(places, seeds))  # fmt: skip
+    _write(folder / "trials.csv", "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds",
+           _trials(places, trials))  # fmt: skip
+    _write(folder / "curves.csv", "dataset,method,stage,number,fold,step,loss,map_at_r", _curves(places, seeds))
+    _write(
+        folder / "runs.csv",
+        "dataset,method,seed,fold,search,parameters,embedding_size,steps,best_step,best_map_at_r,seconds,failure,"
+        "commit,code,device,threads,torch,python,versions,data,test,weights",
+        _runs(places, seeds),
+    )
+    _write(
+        folder / "best.csv",
+        "dataset,method,trial,score,sem,parameters,edges,failed_trials,trials,ranges,failure",
+        _best(places, trials),
+    )
+    (folder / "study.json").write_text(json.dumps(_study(methods, datasets)))
+    return folder
+
+
+def map_at_r(dataset: str, method: str, seed: int) -> float:
+    """A seed's separated MAP@R: the mean of its folds."""
+    level = METHODS[method][1] - 0.02 * (int(dataset.removeprefix("birds")) - 1)
+    if method == "pretrained":
+        return level
+    return level + SEED_OFFSETS[(NAMES.index(method) - 1) % 3][seed % 3]
+
+
+def _failure(dataset: str, method: str, seed: int, fold: int) -> str:
+    if METHODS[method][1] is None:
+        return f"no trial succeeded: {NAN}"
+    return NAN if (dataset, method, seed, fold) == ("birds2", "margin", 2, 3) else ""
+
+
+def _metrics(places, seeds):
+    for dataset, method in places:
+        for seed in range(seeds):
+            if any(_failure(dataset, method, seed, fold) for fold in range(FOLDS)):
+                continue
+            run = {"study": "example", "dataset": dataset, "method": method, "seed": seed, "n_queries": 1000}
+            for metric, above in ABOVE_MAP_AT_R.items():
+                value = map_at_r(dataset, method, seed) + above
+                for fold, offset in enumerate(FOLD_OFFSETS):
+                    of_fold = {"fold": fold, "embedding": "separated", "metric": metric, "value": value + offset}
+                    yield run | of_fold
+                joined = {"fold": "", "embedding": "concatenated", "metric": metric, "value": value + CONCATENATED_GAIN}
+                yield run | joined
+
+
+def _trials(places, trials):
+    for dataset, method in places:
+        for trial in range(1 if method == "pretrained" else trials):
+            for fold in range(FOLDS):
+                failed = METHODS[method][1] is None or (method, trial, fold) == ("contrastive", 2, 1)
+                score = "" if failed else METHODS[method][1] + 0.1 - 0.02 * abs(trial - 4) + FOLD_OFFSETS[fold]
+                yield {
+                    "dataset": dataset, "method": method, "trial": trial, "fold": fold, "score": score,
+                    "parameters": json.dumps({"margin": 0.1 * trial}), "best_step": 100, "steps": 200,
+                    "failure": NAN if failed else "", "seconds": 36,
+                }  # fmt: skip
+
+
+def _curves(places, seeds):
+    for dataset, method in places:
+        if method == "pretrained" or METHODS[method][1] is None:
+            continue
+        for seed in range(seeds):
+            for fold in range(FOLDS):
+                for step in range(0, 500 - 100 * (fold == 3), 100):
+                    value = METHODS[method][1] + 0.1 + FOLD_OFFSETS[fold] - 0.2 / (1 + step / 50)
+                    yield {
+                        "dataset": dataset, "method": method, "stage": "final", "number": seed, "fold": fold,
+                        "step": step, "loss": "" if step == 0 else 1 / step, "map_at_r": value,
+                    }  # fmt: skip
+
+
+def _runs(places, seeds):
+    for dataset, method in places:
+        for seed in range(seeds):
+            for fold in range(FOLDS):
+                yield PROVENANCE | {
+                    "dataset": dataset, "method": method, "seed": seed, "fold": fold, "parameters": "{}",
+                    "embedding_size": SIZE, "steps": 400, "best_step": 300, "best_map_at_r": 0.5, "seconds": 90,
+                    "failure": _failure(dataset, method, seed, fold), "data": f"da7a{dataset}",
+                    "test": f"7e57{dataset}",
+                }  # fmt: skip
+
+
+def _best(places, trials):
+    for dataset, method in places:
+        row = {"dataset": dataset, "method": method, "trials": trials, "failed_trials": int(method == "contrastive")}
+        if METHODS[method][1] is None:
+            parameters = {"margin": 0.0, "weights_lr": 0.001}
+            row |= {"trial": 0, "score": 0.0, "failed_trials": trials, "failure": f"fold 0: {NAN}"}
+            yield row | {"parameters": json.dumps(parameters), "edges": "[]", "ranges": json.dumps(RANGES)}
+        elif method == "pretrained":
+            yield row | {"trial": 0, "score": 0.1, "trials": 1, "parameters": "{}", "edges": "[]", "ranges": "{}"}
+        else:
+            parameters = {"margin": 1.99 if method == "triplet" else 0.4, "weights_lr": 1.25e-05}
+            edges = ["margin"] if method == "triplet" else []
+            row |= {"trial": 4, "score": METHODS[method][1] + 0.1, "sem": 0.0013}
+            yield row | {"parameters": json.dumps(parameters), "edges": json.dumps(edges), "ranges": json.dumps(RANGES)}
+
+
+def _study(names, datasets):
+    return {
+        "study": "example",
+        "title": "An example & its results",
+        "description": "Made up.",
+        "datasets": [
+            {
+                "name": f"birds{i}", "title": f"Birds {i}", "classes_trainval": 100, "classes_test": 100,
+                "images_trainval": 5000, "images_test": 5100, "source": "https://example.org/birds",
+                "terms": "research",
+            }
+            for i in range(1, datasets + 1)
+        ],
+        "methods": [
+            {
+                "name": name, "title": METHODS[name][0], "ranges": {} if name == "pretrained" else RANGES,
+                "fixed": {"power": 1} if name == "margin" else {}, "images_per_class": 4,
+                "trains": name != "pretrained",
+            }
+            for name in names
+        ],
+        "protocol": {"trunk": "bn_inception", "crop_scale": [0.16, 1.0], "weights": None, "seeds": 3, "folds": FOLDS},
+        "protocol_help": {"trunk": "the network before the embedding", "seeds": "reproductions of the best trial"},
+    }  # fmt: skip
+
+
+def _write(path: Path, columns: str, rows) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns.split(","), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,213 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torchvision import transforms
+from torchvision.transforms import functional as F
+
+from dml.augmentation import centre_crops, normalise, random_crops, train_batch
+from dml.images import Image, PackedImages, pack
+
+SCALE, RATIO = (0.16, 1.0), (0.75, 4 / 3)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Twelve images of many shapes, smooth with some noise: (packed with a shorter side of 64, as PIL images)."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("photographs")
+    pictures = []
+    for i in range(12):
+        coarse = PIL.Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(tuple(rng.integers(70, 200, 2)), PIL.Image.Resampling.BICUBIC))
+        pixels = np.clip(smooth + rng.normal(0, 10, smooth.shape), 0, 255).astype(np.uint8)
+        pictures.append(PIL.Image.fromarray(pixels))
+        pictures[-1].save(folder / f"{i}.png")
+    pack([Image(str(folder), f"{i}.png", "c") for i in range(12)], range(12), 64, folder / "p", False, progress=False)
+    return PackedImages.open(folder / "p"), pictures
+
+
+def boxes_of(heights, widths, seed=0, scale=SCALE, ratio=RATIO):
+    return random_crops(np.asarray(heights), np.asarray(widths), scale, ratio, np.random.default_rng(seed))
+
+
+class Draws:
+    """Stands in for torch in torchvision's code: the same uniform numbers that `random_crops` gets, in float64."""
+
+    log, exp = staticmethod(torch.log), staticmethod(torch.exp)
+
+    def __init__(self, numbers):
+        self.numbers, self.attempt, self.column = numbers, -1, 0
+
+    def tensor(self, values):
+        return torch.tensor(values, dtype=torch.float64)
+
+    def empty(self, count):
+        return SimpleNamespace(uniform_=self._uniform)
+
+    def _uniform(self, low, high):
+        if self.column % 2 == 0:
+            self.attempt, self.column = self.attempt + 1, 0
+        self.column += 1
+        number = self.numbers[self.attempt, self.column - 1]
+        return torch.as_tensor(low + (high - low) * number, dtype=torch.float64)
+
+    def randint(self, low, high, size):
+        self.column += 1
+        return torch.tensor(int(low + (high - low) * self.numbers[self.attempt, self.column - 1]))
+
+
+@pytest.mark.parametrize("scale, ratio", [(SCALE, RATIO), ((0.3, 1.0), (0.4, 0.6)), ((0.5, 1.0), (1.0, 3.0))])
+def test_boxes_are_torchvisions_for_the_same_draws(monkeypatch, scale, ratio):
+    shapes = [(64, 64), (64, 200), (180, 64), (10, 11), (3, 40), (64, 65)] * 30
+    heights, widths = np.array(shapes).T
+    boxes = boxes_of(heights, widths, 5, scale, ratio)
+    numbers = np.random.default_rng(5).random((len(shapes), 10, 4))
+    fallbacks = 0
+    for i, (height, width) in enumerate(shapes):
+        draws = Draws(numbers[i])
+        monkeypatch.setattr(transforms.transforms, "torch", draws)
+        expected = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), list(scale), list(ratio))
+        monkeypatch.undo()
+        assert tuple(boxes[i]) == expected
+        fallbacks += draws.column == 2
+    assert fallbacks < len(shapes)
+    assert ratio == RATIO or fallbacks > 10
+
+
+def test_boxes_are_distributed_as_torchvisions():
+    height, width, count = 90, 64, 3000
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    theirs = np.array([transforms.RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(count)])
+    ours = boxes_of([height] * count, [width] * count)
+    for summary in (
+        lambda top, left, h, w: h * w,
+        lambda top, left, h, w: w / h,
+        lambda top, left, h, w: top / np.maximum(height - h, 1),
+        lambda top, left, h, w: left / np.maximum(width - w, 1),
+    ):
+        assert ks_2samp(summary(*ours.T), summary(*theirs.T)).pvalue > 0.01
+
+
+def test_boxes_lie_inside_and_reach_every_border():
+    heights, widths = np.array([64] * 2000), np.array([80] * 2000)
+    top, left, height, width = boxes_of(heights, widths).T
+    assert top.min() == left.min() == 0
+    assert (top + height).max() == 64
+    assert (left + width).max() == 80
+    area = height * width / (64 * 80)
+    assert 0.15 < area.min() < 0.17
+    assert 0.9 < area.max() <= 1
+    assert width.min() > 0 and height.min() > 0
+
+
+@pytest.mark.parametrize("shape, box", [((64, 640), (0, 277, 64, 85)), ((640, 64), (277, 0, 85, 64))])
+def test_where_no_attempt_fits_the_crop_is_central(shape, box):
+    # A whole such image has ten times the largest ratio, so that no crop of its area fits.
+    assert tuple(boxes_of([shape[0]], [shape[1]], scale=(1.0, 1.0))[0]) == box
+
+
+def test_an_images_box_does_not_depend_on_the_others():
+    first = boxes_of([64, 64, 64], [64, 80, 100])
+    second = boxes_of([640, 64, 64], [64, 80, 100])
+    np.testing.assert_array_equal(first[1:], second[1:])
+
+
+def test_training_crops_are_torchvisions_to_one_of_255(photographs):
+    packed, pictures = photographs
+    indices = np.arange(12).repeat(5)
+    batch = train_batch(packed, indices, 48, SCALE, RATIO, 0.0, np.random.default_rng(2))
+    boxes = boxes_of(packed.heights[indices], packed.widths[indices], 2)
+    resize = transforms.Resize(64)
+    expected = [
+        np.asarray(F.resized_crop(resize(pictures[i]), *map(int, box), [48, 48]))
+        for i, box in zip(indices, boxes, strict=True)
+    ]
+    difference = np.abs(batch.permute(0, 2, 3, 1).numpy().astype(int) - np.stack(expected))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+
+
+def test_a_training_batch_is_uint8_and_channels_last(photographs):
+    batch = train_batch(photographs[0], [3, 3, 1], 20, SCALE, RATIO, 0.5, np.random.default_rng(0))
+    assert batch.shape == (3, 3, 20, 20)
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(batch[0], batch[1])
+
+
+def test_the_generator_decides(photographs):
+    first, again, other = (
+        train_batch(photographs[0], np.arange(12), 32, SCALE, RATIO, 0.5, np.random.default_rng(seed))
+        for seed in (4, 4, 5)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_flips(photographs):
+    indices = np.arange(12).repeat(20)
+    never, always, half = (
+        train_batch(photographs[0], indices, 24, SCALE, RATIO, flip, np.random.default_rng(6))
+        for flip in (0.0, 1.0, 0.5)
+    )
+    assert torch.equal(always, never.flip(-1))
+    mirrored = (half == always).flatten(1).all(1)
+    assert torch.equal(half[~mirrored], never[~mirrored])
+    assert abs(mirrored.float().mean().item() - 0.5) < 4 * math.sqrt(0.25 / len(indices))
+
+
+@pytest.mark.parametrize("crop_size", [64, 63, 56, 57, 1])
+def test_centre_crops_are_torchvisions(photographs, crop_size):
+    packed, pictures = photographs
+    reference = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(crop_size)])
+    indices = [7, 0, 7, *range(12)]
+    batch = centre_crops(packed, indices, crop_size)
+    expected = np.stack([np.asarray(reference(pictures[i])) for i in indices])
+    np.testing.assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), expected)
+    assert batch.dtype == torch.uint8
+
+
+def test_a_crop_larger_than_an_image_is_refused(photographs):
+    with pytest.raises(ValueError, match="crop_size is 65, but an image is only 64 pixels"):
+        centre_crops(photographs[0], np.arange(12), 65)
+
+
+def test_normalise_is_the_papers_transform():
+    pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    reference = transforms.Compose(
+        [
+            lambda image: image.flip(0).float().div(255),
+            lambda image: image * 255,
+            transforms.Normalize([104, 117, 128], [1, 1, 1]),
+        ]
+    )
+    result = normalise(pixels, "BGR", (104, 117, 128), (1, 1, 1))
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, torch.stack([reference(image) for image in pixels]), atol=1e-4, rtol=0)
+
+
+def test_normalise_rgb_divides_by_std():
+    pixels = torch.tensor([10, 20, 30], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    assert normalise(pixels, "RGB", [5, 0, 10], [1, 2, 4]).flatten().tolist() == [5, 10, 5]
+    assert normalise(pixels, "BGR", [5, 0, 10], [1, 2, 4]).flatten().tolist() == [25, 10, 0]
+
+
+def test_normalise_in_inference_mode_first_does_not_hinder_training():
+    pixels = torch.ones(1, 3, 2, 2, dtype=torch.uint8)
+    mean, std = (0.25, 0.5, 0.75), (3.0, 4.0, 5.0)
+    with torch.inference_mode():
+        normalise(pixels, "RGB", mean, std)
+    learnt = torch.ones(1, 3, 2, 2, requires_grad=True)
+    normalise(learnt, "RGB", mean, std).sum().backward()
+    torch.testing.assert_close(learnt.grad[0, :, 0, 0], 1 / torch.tensor(std))
+
+
+def test_other_channel_orders_are_refused():
+    with pytest.raises(ValueError, match="'GBR'; expected 'RGB' or 'BGR'"):
+        normalise(torch.zeros(1, 3, 1, 1), "GBR", (0, 0, 0), (1, 1, 1))

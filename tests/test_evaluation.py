@@ -1,0 +1,341 @@
+"""From finished models to the metrics of a seed, and the gallery."""
+
+import base64
+import io
+import json
+
+import example_results
+import numpy as np
+import PIL.Image
+import pytest
+import reference_ranking
+import torch
+
+from dml.evaluation import embed_test, measure_seed
+from dml.gallery import THUMBNAIL, gallery, thumbnail
+from dml.images import PackedImages
+from dml.model import build_model, save_model
+from dml.stages.gallery import main as write_gallery
+
+FOLDS = 3
+
+
+@pytest.fixture
+def records(protocol):
+    """What `measure_seed` needs of the records of three finished trainings."""
+    return [
+        {
+            "dataset": "stripes", "method": "contrastive", "seed": 4, "fold": k, "failure": None,
+            "embedding_size": 8, "protocol": protocol.training_values(),
+        }
+        for k in range(FOLDS)
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ embedding
+
+
+def by_hand(model, images, crop_size):
+    """Unit vectors of the central crops, one image at a time."""
+    vectors = []
+    for i in range(len(images)):
+        height, width = images[i].shape[:2]
+        top, left = round((height - crop_size) / 2), round((width - crop_size) / 2)
+        crop = images[i][top : top + crop_size, left : left + crop_size]
+        with torch.inference_mode():
+            vector = model.eval()(torch.tensor(crop).permute(2, 0, 1)[None]).embeddings[0].numpy()
+        vectors.append(vector / np.sqrt((vector**2).sum()))
+    return np.array(vectors)
+
+
+@pytest.mark.parametrize("trains, size", [(True, 8), (False, 128)], ids=["with a head", "the trunk alone"])
+def test_a_saved_model_embeds_the_test_half(tmp_path, stripes_data, held_out, protocol, records, trains, size):
+    torch.manual_seed(1)
+    model = build_model(protocol, trains, None)
+    for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean -= 0.1  # in use only if the statistics are saved, loaded and not those of the batch
+    save_model(model, tmp_path / "model.safetensors")
+    record = records[0] | {"embedding_size": size}
+    embed_test(tmp_path / "model.safetensors", record, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
+    found = np.load(tmp_path / "e.npy")
+    assert found.dtype == np.float32 and found.shape == (72, size)
+    np.testing.assert_allclose(found, by_hand(model, held_out, protocol.crop_size), atol=1e-5)
+
+
+def test_a_failed_training_has_no_embeddings_and_no_model_is_read(tmp_path, stripes_data, records):
+    failed = records[0] | {"failure": "diverged"}
+    embed_test(tmp_path / "there is none", failed, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
+    assert np.load(tmp_path / "e.npy").shape == (0, 8)
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+@pytest.fixture
+def embeddings(tmp_path, held_out):
+    """Three folds' embeddings of the test half that know a little of the classes; files and arrays."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(FOLDS, 20, 6))
+    arrays = [
+        (centre[held_out.labels] + 1.5 * rng.normal(size=(len(held_out), 6))).astype(np.float32) for centre in centres
+    ]
+    arrays = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in arrays]
+    files = [tmp_path / f"embeddings{k}.npy" for k in range(FOLDS)]
+    for file, array in zip(files, arrays, strict=True):
+        np.save(file, array)
+    return files, arrays
+
+
+@pytest.fixture
+def measured(tmp_path, stripes_data, records, embeddings):
+    """What `measure_seed` writes: (values, per-query values)."""
+    measure_seed(embeddings[0], records, stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")
+    with np.load(tmp_path / "queries.npz") as queries:
+        return json.loads((tmp_path / "metrics.json").read_text()), dict(queries)
+
+
+def value_of(found, embedding, fold, metric):
+    (row,) = [r for r in found["metrics"] if (r["embedding"], r["fold"], r["metric"]) == (embedding, fold, metric)]
+    return row["value"]
+
+
+def test_metrics_are_those_of_each_fold_alone_and_of_all_joined(measured, embeddings, held_out):
+    found, _ = measured
+    _, arrays = embeddings
+    joined = np.concatenate(arrays, axis=1) / np.sqrt(FOLDS)
+    for kind, fold, vectors in [*(("separated", k, a) for k, a in enumerate(arrays)), ("concatenated", None, joined)]:
+        expected = reference_ranking.retrieval_metrics(vectors, held_out.labels)
+        for metric, values in expected.items():
+            assert value_of(found, kind, fold, metric) == pytest.approx(np.mean(values), abs=1e-6), (kind, fold, metric)
+        assert 0.2 < value_of(found, kind, fold, "nmi") < 1
+        assert value_of(found, kind, fold, "ami") < value_of(found, kind, fold, "nmi")
+    assert len({row["value"] for row in found["metrics"] if row["metric"] == "map_at_r"}) == FOLDS + 1
+    assert value_of(found, "concatenated", None, "map_at_r") > max(
+        value_of(found, "separated", k, "map_at_r") for k in range(FOLDS)
+    )
+
+
+def test_every_metric_stands_there_once_for_every_embedding(measured):
+    found, _ = measured
+    keys = [(row["embedding"], row["fold"], row["metric"]) for row in found["metrics"]]
+    metrics = {row["metric"] for row in found["metrics"]}
+    assert {"precision_at_1", "r_precision", "map_at_r", "mean_average_precision", "nmi", "ami"} < metrics
+    assert len(set(keys)) == len(keys) == (FOLDS + 1) * len(metrics)
+    assert {row["n_queries"] for row in found["metrics"]} == {72}
+
+
+def test_every_query_s_value_is_kept_and_their_mean_is_the_value(measured):
+    found, queries = measured
+    assert queries.pop("queries").tolist() == list(range(72))
+    clustering = {"nmi", "ami"}
+    expected = [
+        f"{row['embedding']}/{'all' if row['fold'] is None else row['fold']}/{row['metric']}"
+        for row in found["metrics"]
+        if row["metric"] not in clustering
+    ]
+    assert sorted(queries) == sorted(expected)
+    for key, values in queries.items():
+        kind, fold, metric = key.split("/")
+        assert values.shape == (72,) and values.dtype == np.float32
+        expected = value_of(found, kind, None if fold == "all" else int(fold), metric)
+        assert values.mean(dtype=np.float64) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_values_know_their_models_and_images(measured, records, held_out):
+    found, _ = measured
+    assert (found["dataset"], found["method"], found["seed"]) == ("stripes", "contrastive", 4)
+    assert found["records"] == records
+    assert found["test"] == held_out.fingerprint
+    assert found["failure"] is None
+
+
+def test_measuring_again_gives_equal_bytes(tmp_path, stripes_data, records, embeddings, measured):
+    first = (tmp_path / "metrics.json").read_bytes()
+    measure_seed(embeddings[0], records, stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")
+    assert (tmp_path / "metrics.json").read_bytes() == first
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
+
+
+def test_the_seed_decides_the_clustering_and_nothing_else(tmp_path, stripes_data, records, embeddings, measured):
+    others = [record | {"seed": 5} for record in records]
+    measure_seed(embeddings[0], others, stripes_data.test, tmp_path / "other.json", tmp_path / "other.npz")
+    other, (found, _) = json.loads((tmp_path / "other.json").read_text()), measured
+    changed = {a["metric"] for a, b in zip(found["metrics"], other["metrics"], strict=True) if a != b}
+    assert changed and changed <= {"nmi", "ami"}
+
+
+def test_a_failed_fold_leaves_the_seed_without_metrics_and_with_the_reason(tmp_path, stripes_data, records, embeddings):
+    files, _ = embeddings
+    records[0]["failure"], records[2]["failure"] = "diverged: loss nan", "every trial failed"
+    for k in (0, 2):
+        np.save(files[k], np.empty((0, 8), dtype=np.float32))
+    measure_seed(files, records, stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["metrics"] == []
+    assert found["failure"] == "fold 0: diverged: loss nan; fold 2: every trial failed"
+    assert len(found["records"]) == FOLDS
+    with np.load(tmp_path / "queries.npz") as queries:
+        assert list(queries) == []
+
+
+def test_as_many_embeddings_as_records(tmp_path, stripes_data, records, embeddings):
+    with pytest.raises(ValueError):
+        measure_seed(embeddings[0][:2], records, stripes_data.test, tmp_path / "m.json", tmp_path / "q.npz")
+    assert not (tmp_path / "m.json").exists() and not (tmp_path / "q.npz").exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- gallery
+
+
+CLASS_NAMES = {0: "zero", 1: "one", 2: "two", 3: "three"}
+
+
+def pictured(labels):
+    """Images whose first pixel is their position."""
+    count = len(labels)
+    pixels = np.full((count, 5, 4, 3), 128, dtype=np.uint8)
+    pixels[:, 0, 0] = np.arange(count)[:, None]
+    sizes = (np.arange(count) * 60, np.full(count, 5), np.full(count, 4))
+    return PackedImages(pixels.ravel(), *sizes, np.array(labels), np.arange(count).astype(str), "f")
+
+
+def decoded(picture):
+    return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(picture["png"]))))
+
+
+def position(picture):
+    return int(decoded(picture)[0, 0, 0])
+
+
+@pytest.fixture
+def line(tmp_path):
+    """24 images on an arc, so that neighbours are those next in line: (files of two folds, angles)."""
+
+    def save(labels):
+        angles = np.cumsum(np.random.default_rng(1).uniform(0.01, 0.05, len(labels)))
+        files = [tmp_path / "0.npy", tmp_path / "1.npy"]
+        for file in files:
+            np.save(file, np.stack([np.cos(angles), np.sin(angles)], axis=1))
+        return files, angles
+
+    return save
+
+
+def drawn(line, labels, seed=0, dataset="d"):
+    files, angles = line(labels)
+    return gallery(dataset, "m", files, pictured(labels), CLASS_NAMES, seed), angles
+
+
+def is_failure(row):
+    return not row["neighbours"][0]["right"]
+
+
+def test_the_neighbours_are_the_nearest_in_order_with_their_classes(line):
+    labels = np.repeat([0, 1, 2, 3], 6)
+    found, angles = drawn(line, labels)
+    assert (found["dataset"], found["method"]) == ("d", "m")
+    for row in found["rows"]:
+        query = position(row["query"])
+        assert row["query"]["class"] == CLASS_NAMES[labels[query]]
+        distances = np.abs(angles - angles[query])
+        assert [position(near) for near in row["neighbours"]] == np.argsort(distances)[1:9].tolist()
+        for near in row["neighbours"]:
+            assert near["right"] is bool(labels[position(near)] == labels[query])
+            assert near["class"] == CLASS_NAMES[labels[position(near)]]
+
+
+def test_half_of_the_queries_are_failures_where_there_are_so_many(line):
+    labels = np.repeat([0, 1, 2, 3], 6)
+    labels[[2, 9, 16, 20]] = [3, 2, 0, 1]  # each alone among others: it and no other image has a wrong neighbour
+    successes = 0
+    for seed in range(5):
+        found, _ = drawn(line, labels, seed=seed)
+        successes += sum(not is_failure(row) for row in found["rows"][:3])
+        assert len(found["rows"]) == 6
+        assert len({position(row["query"]) for row in found["rows"]}) == 6
+        assert all(is_failure(row) for row in found["rows"][3:])
+    assert successes > 5
+
+
+def test_fewer_failures_make_room_for_others(line):
+    labels = np.repeat([0, 1], 12)
+    found, angles = drawn(line, labels)
+    ends = [i for i in (11, 12) if labels[np.argsort(np.abs(angles - angles[i]))[1]] != labels[i]]
+    assert len(ends) < 3
+    assert [is_failure(row) for row in found["rows"]] == [False] * (6 - len(ends)) + [True] * len(ends)
+    assert [position(row["query"]) in ends for row in found["rows"]] == [is_failure(row) for row in found["rows"]]
+
+
+def test_where_everything_is_wrong_all_queries_are_failures(line):
+    found, _ = drawn(line, np.tile([0, 1, 2, 3], 6))
+    assert len(found["rows"]) == 6 and all(is_failure(row) for row in found["rows"])
+    assert len({position(row["query"]) for row in found["rows"]}) == 6
+
+
+def test_the_drawing_depends_on_the_seed_and_the_data_sets_name_alone(line):
+    labels = np.tile([0, 1, 1, 0], 6)
+    first, again = drawn(line, labels)[0], drawn(line, labels)[0]
+    assert first == again
+    assert json.loads(json.dumps(first)) == first
+    for other in (drawn(line, labels, seed=1)[0], drawn(line, labels, dataset="e")[0]):
+        assert other["rows"] != first["rows"]
+
+
+def test_a_handful_of_images_is_enough(line):
+    found, _ = drawn(line, np.array([0, 0, 1, 1]))
+    assert len(found["rows"]) == 4 and all(len(row["neighbours"]) == 3 for row in found["rows"])
+
+
+def test_all_folds_have_their_say(tmp_path):
+    """By each fold alone another image is nearest; by both together the third."""
+    degrees = [np.array([0, 10, 80, 30]), np.array([0, 80, 10, 30])]
+    for k, angles in enumerate(np.deg2rad(degrees)):
+        np.save(tmp_path / f"{k}.npy", np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    found = gallery("d", "m", [tmp_path / "0.npy", tmp_path / "1.npy"], pictured([0, 1, 2, 3]), CLASS_NAMES, 0)
+    (row,) = [row for row in found["rows"] if position(row["query"]) == 0]
+    assert position(row["neighbours"][0]) == 3
+
+
+def stage(tmp_path, labels, failed):
+    """The gallery of made-up results, in which seed 0 of some methods has a failed fold."""
+    results = example_results.write(tmp_path / "results", datasets=1)
+    study = json.loads((results / "study.json").read_text())
+    study["protocol"]["seed"] = 0
+    (results / "study.json").write_text(json.dumps(study))
+    methods = example_results.NAMES[:5]
+    files = []
+    for number, method in enumerate(methods):
+        for fold in range(2):
+            angles = np.linspace(0.1 * number, 1, len(labels))
+            files.append(tmp_path / f"{method}_{fold}.npy")
+            rows = 0 if method in failed and fold == 1 else len(labels)
+            np.save(files[-1], np.stack([np.cos(angles), np.sin(angles)], axis=1)[:rows])
+    (tmp_path / "folds.csv").write_text("label,class\n" + "".join(f"{k},{v}\n" for k, v in CLASS_NAMES.items()))
+    images = pictured(labels)
+    (tmp_path / "test.pixels").write_bytes(images.pixels.tobytes())
+    np.savez(tmp_path / "test.npz", heights=images.heights, widths=images.widths, labels=labels, paths=images.paths)
+    (tmp_path / "test.sha256").write_text("f\n")
+    write_gallery(
+        results / "metrics.csv", "birds1", files, methods, tmp_path / "folds.csv", tmp_path / "test.sha256",
+        tmp_path / "gallery.json",
+    )  # fmt: skip
+    return json.loads((tmp_path / "gallery.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "failed, shown", [([], "contrastive"), (["contrastive"], "triplet"), (["contrastive", "triplet"], "margin")]
+)
+def test_the_gallery_shows_the_best_method_whose_first_seed_did_not_fail(tmp_path, failed, shown):
+    found = stage(tmp_path, np.repeat([0, 1, 2, 3], 6), failed)
+    assert found["method"] == shown and found["dataset"] == "birds1"
+    assert len(found["rows"]) == 6
+
+
+@pytest.mark.parametrize(
+    "height, width, expected", [(5, 4, (5, 4)), (192, 96, (96, 48)), (50, 200, (24, 96)), (1, 500, (1, 96))]
+)
+def test_thumbnails_are_small_and_keep_their_shape(height, width, expected):
+    pixels = np.full((height, width, 3), (10, 120, 230), dtype=np.uint8)
+    found = decoded({"png": thumbnail(pixels)})
+    assert found.shape == (*expected, 3) and max(found.shape) <= THUMBNAIL
+    assert (found == (10, 120, 230)).all()

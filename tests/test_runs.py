@@ -1,0 +1,257 @@
+"""One fold of one run and its record; JSON files and what is said of their origin."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from dml import record, runs
+from dml.images import PackedImages
+from dml.protocol import Weights
+from dml.record import provenance, training_code, write_json
+from dml.runs import Data, resolve_device, run_fold
+from dml.seeds import derive_seed
+from dml.splits import read_folds
+from dml.training import Outcome, train
+from dml.trial import Trial
+
+TRIAL = Trial(method="contrastive", images_per_class=4, parameters={"pos_margin": 0.0, "neg_margin": 0.8})
+PRETRAINED = Trial(method="pretrained", images_per_class=1)
+
+
+@pytest.fixture
+def data(stripes_data):
+    return Data("stripes", stripes_data.trainval, stripes_data.folds, None)
+
+
+@pytest.fixture
+def seeds(monkeypatch):
+    """The seeds that trainings are started with; they end at once."""
+    seen = []
+
+    def start(trial, protocol, trainval, fold, seed, weights, device):
+        seen.append(seed)
+        return Outcome(torch.nn.Linear(1, 1), 0.5, 1, 2, [], None, 0.0)
+
+    monkeypatch.setattr(runs, "train", start)
+    monkeypatch.setattr(torch.nn.Linear, "embedding_size", 1, raising=False)
+    return seen
+
+
+# --------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_is_the_training_of_its_fold_and_seed(data, protocol):
+    model, made = run_fold(TRIAL, protocol, data, 1, ("final", 2), "cpu", threads=1)
+    seed = derive_seed(protocol.seed, "final", 2, 1)
+    expected = train(TRIAL, protocol, PackedImages.open(data.stem), read_folds(data.folds_file)[1], seed)
+    assert made["curve"] == expected.curve and len(made["curve"]) == 3
+    assert (made["score"], made["best_step"], made["steps"]) == (expected.score, expected.best_step, expected.steps)
+    assert torch.equal(model.head.weight, expected.model.head.weight)
+    assert made["random_seed"] == seed
+
+
+def test_the_record_says_how_the_model_came_about(data, protocol, stripes_data):
+    _, made = run_fold(TRIAL, protocol, data, 1, ("search", 4), "cpu", threads=1)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    expected = {
+        "dataset": "stripes",
+        "method": "contrastive",
+        "fold": 1,
+        "parameters": {"pos_margin": 0.0, "neg_margin": 0.8},
+        "trial_fingerprint": TRIAL.fingerprint(),
+        "failure": None,
+        "embedding_size": 8,
+        "protocol": protocol.training_values(),
+        "made_by": {
+            "code": training_code(),
+            "data": stripes_data.trainval.with_suffix(".sha256").read_text().strip(),
+            "weights": None,
+            "protocol": protocol.fingerprint(),
+        },
+        "provenance": provenance("cpu"),
+    }
+    assert {key: made[key] for key in expected} == expected
+    assert made["seconds"] > 0
+
+
+def test_the_record_names_the_weights_of_the_protocol(data, protocol):
+    changed = protocol.model_copy(update={"weights": Weights(file="w.pth", sha256="0123abcd")})
+    assert run_fold(PRETRAINED, changed, data, 0, ("search", 0), "cpu", 1)[1]["made_by"]["weights"] == "0123abcd"
+
+
+def test_the_untrained_trunk_has_the_width_of_the_trunk(data, protocol):
+    _, made = run_fold(PRETRAINED, protocol, data, 0, ("search", 0), "cpu", 1)
+    assert (made["embedding_size"], made["steps"], len(made["curve"])) == (128, 0, 1)
+    assert made["score"] == made["curve"][0]["map_at_r"]
+
+
+def test_the_seed_depends_on_stage_number_fold_and_study_but_not_on_the_method(data, protocol, seeds):
+    other_seed = protocol.model_copy(update={"seed": 1})
+    start = (TRIAL, protocol, data, 0, ("search", 0), "cpu", 1)
+    changes = [
+        {},
+        {0: PRETRAINED},
+        {3: 1},
+        {4: ("search", 1)},
+        {4: ("final", 0)},
+        {1: other_seed},
+    ]
+    for change in changes:
+        run_fold(*(change.get(i, value) for i, value in enumerate(start)))
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == len(changes) - 1
+
+
+def test_a_failed_training_has_no_score(data, protocol, monkeypatch):
+    def fails(*arguments):
+        return Outcome(
+            train(*arguments).model, 0.9, 2, 6, [{"step": 0, "loss": None, "map_at_r": 0.1}], "diverged", 1.0
+        )
+
+    monkeypatch.setattr(runs, "train", fails)
+    _, made = run_fold(PRETRAINED, protocol, data, 0, ("search", 0), "cpu", 1)
+    assert (made["score"], made["failure"], made["steps"]) == (None, "diverged", 6)
+    assert made["curve"] == [{"step": 0, "loss": None, "map_at_r": 0.1}]
+
+
+@pytest.mark.parametrize("trial, size", [(TRIAL, 8), (PRETRAINED, 128)], ids=["trained", "untrained"])
+def test_after_a_failed_search_nothing_is_trained_but_everything_is_written(data, protocol, seeds, trial, size):
+    model, made = run_fold(trial, protocol, data, 2, ("final", 0), "cpu", 1, failure="every trial failed")
+    assert seeds == []
+    assert made["failure"] == "every trial failed" and made["score"] is None
+    assert (made["steps"], made["best_step"], made["curve"], made["fold"]) == (0, 0, [], 2)
+    assert made["embedding_size"] == model.embedding_size == size
+    assert made["protocol"] == protocol.training_values() and made["made_by"]["data"]
+
+
+def test_a_run_uses_so_many_threads(data, protocol):
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            _, made = run_fold(TRIAL, protocol, data, 0, ("search", 0), "cpu", threads, failure="none is needed")
+            assert made["provenance"]["threads"] == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_there_is_no_way_from_the_data_of_a_run_to_the_test_half(data, held_out):
+    assert set(vars(data)) == {"dataset", "stem", "folds_file", "weights"}
+    classes = set(data.trainval.labels.tolist())
+    assert classes == {c for fold in data.folds for part in fold for c in part} == set(range(9))
+    assert not classes & set(held_out.labels.tolist())
+
+
+@pytest.mark.parametrize("there, expected", [(True, "cuda"), (False, "cpu")])
+def test_auto_is_the_gpu_if_there_is_one(monkeypatch, there, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert resolve_device("auto") == expected
+    assert resolve_device("cpu") == "cpu"
+    if there:
+        assert resolve_device("cuda:1") == "cuda:1"
+    else:
+        with pytest.raises(ValueError, match="device cuda:1: PyTorch finds no GPU here"):
+            resolve_device("cuda:1")
+
+
+# ----------------------------------------------------------------------------------------------------------- provenance
+
+
+def test_provenance_names_code_versions_and_device():
+    found = provenance("cpu")
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["device"] and found["host"] and found["threads"] == torch.get_num_threads()
+    assert len(training_code()) == 16
+
+
+def test_the_hash_of_the_training_code_changes_with_what_it_does(monkeypatch, tmp_path):
+    copies = []
+    for path in record.TRAINING_CODE:
+        copies.append(tmp_path / path.name)
+        copies[-1].write_text(path.read_text())
+    monkeypatch.setattr(record, "TRAINING_CODE", copies)
+    first = training_code()
+    copies[-1].write_text("# a comment\n" + copies[-1].read_text())
+    assert training_code() == first
+    for path in copies:
+        text = path.read_text()
+        path.write_text(text + "\nCHANGED = 1\n")
+        assert training_code() != first, path.name
+        path.write_text(text)
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    answer = subprocess.run(["git", "-C", folder, *identity, *arguments], capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+@pytest.fixture
+def checkout(monkeypatch, tmp_path):
+    """A folder in which the code is made to believe it lies, and in which no commit is known beforehand."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
+    record.commit.cache_clear()
+    yield tmp_path
+    record.commit.cache_clear()
+
+
+def test_the_commit_is_unknown_outside_git(checkout):
+    assert record.commit() == "unknown"
+
+
+def test_the_commit_is_unknown_without_git(checkout, monkeypatch):
+    git(checkout, "init")
+    monkeypatch.setenv("PATH", "")
+    assert record.commit() == "unknown"
+
+
+def test_the_commit_and_whether_files_differ_from_it(checkout):
+    git(checkout, "init")
+    (checkout / "record.py").write_text("a = 1\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "first")
+    head = git(checkout, "rev-parse", "HEAD")
+    assert record.commit() == head[:12]
+    (checkout / "record.py").write_text("a = 2\n")
+    assert record.commit() == head[:12]  # it is asked once a process
+    record.commit.cache_clear()
+    assert record.commit() == head[:12] + "+changes"
+
+
+# ----------------------------------------------------------------------------------------------------------------- JSON
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_json(path, {"b": [1, None], "a": "ü"})
+    assert json.loads(path.read_text()) == {"a": "ü", "b": [1, None]}
+    assert path.read_text().endswith("}\n")
+
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(
+        type(path), "replace", lambda self, to: (seen.append(json.loads(self.read_text())), replace(self, to))
+    )
+    write_json(path, {"new": 1})
+    assert seen == [{"new": 1}]  # complete before it got its name
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_equal_values_are_equal_bytes(tmp_path):
+    write_json(tmp_path / "1.json", {"b": 1, "a": 0.1})
+    write_json(tmp_path / "2.json", {"a": 0.1, "b": 1})
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()], ids=["nan", "inf", "an object"])
+def test_what_is_no_json_is_refused_and_the_file_before_stays(tmp_path, value):
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "x.json", {"a": [value]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,64 @@
+"""Batches: m images of each class, passes over all classes."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dml import sampling
+from dml.sampling import batches
+
+
+def take(labels, batch_size, images_per_class, count, seed=0):
+    found = batches(np.array(labels), batch_size, images_per_class, np.random.default_rng(seed))
+    return [next(found) for _ in range(count)]
+
+
+def test_a_pass_holds_every_class_with_m_different_images():
+    labels = np.repeat(np.arange(16), 10)
+    drawn = np.concatenate(take(labels, 32, 4, 2))
+    assert Counter(labels[drawn].tolist()) == {c: 4 for c in range(16)}
+    assert len(set(drawn.tolist())) == len(drawn)
+
+
+def test_images_of_a_class_stand_together():
+    labels = np.repeat(np.arange(16), 10)
+    for batch in take(labels, 32, 4, 20):
+        assert (labels[batch].reshape(-1, 4) == labels[batch].reshape(-1, 4)[:, :1]).all()
+
+
+def test_small_classes_are_drawn_with_replacement():
+    labels = [0, 0, 1, 1, 1, 1, 1]
+    for batch in take(labels, 8, 4, 5):
+        assert Counter(np.array(labels)[batch].tolist()) == {0: 4, 1: 4}
+
+
+def test_a_batch_may_straddle_two_passes():
+    labels = np.repeat(np.arange(5), 6)
+    counts = [Counter(labels[batch].tolist()) for batch in take(labels, 8, 2, 10)]
+    assert all(sum(c.values()) == 8 for c in counts)
+    assert any(max(c.values()) == 4 for c in counts)
+
+
+def test_one_image_per_class_and_fewer_classes_than_the_batch():
+    labels = np.repeat(np.arange(5), 6)
+    for batch in take(labels, 8, 1, 10):
+        assert len(batch) == 8 and max(Counter(labels[batch].tolist()).values()) <= 3
+
+
+def test_lists_end_at_whole_batches(monkeypatch):
+    monkeypatch.setattr(sampling, "LIST_LENGTH", 50)
+    labels = np.repeat(np.arange(5), 6)  # a pass is 10 indices, a list 5 passes: 6 batches of 8, and 2 indices dropped
+    drawn = take(labels, 8, 2, 6)
+    assert len(np.concatenate(drawn)) == 48
+    seventh = take(labels, 8, 2, 7)[6]
+    assert Counter(labels[seventh].tolist()).most_common(1)[0][1] == 2  # the first batch of a new list: whole classes
+
+
+@pytest.mark.parametrize("images_per_class", [1, 2, 4])
+def test_the_generator_decides_everything(images_per_class):
+    labels = np.repeat(np.arange(9), 7)
+    once, again = (take(labels, 16, images_per_class, 30, seed=3) for _ in range(2))
+    other = take(labels, 16, images_per_class, 30, seed=4)
+    assert all((a == b).all() for a, b in zip(once, again, strict=True))
+    assert any((a != b).any() for a, b in zip(once, other, strict=True))

@@ -1,0 +1,214 @@
+"""Study files: what is wrong in them is said in one line, before anything runs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dml import plugins
+from dml.protocol import Protocol
+from dml.settings import Settings
+from dml.study import Method, Study, load_study, own_name, study_path
+from dml.trial import Trial
+
+STUDIES = Path(__file__).parents[1] / "workflow" / "studies"
+
+
+def a_study(tmp_path, text="", **changes):
+    """A study file that is right but for the changes."""
+    values = {
+        "title": "t",
+        "datasets": ["glyphs"],
+        "methods": ["pretrained", "contrastive"],
+        "protocol": {"trunk": "convnet", "resize": 36, "crop_size": 32},
+    }
+    for key, value in changes.items():
+        where, _, inner = key.partition("__")
+        if inner:
+            values[where] = values[where] | {inner: value}
+        else:
+            values[where] = value
+    path = tmp_path / "my_study.yaml"
+    path.write_text(text or yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_of_the_project_is_valid(path):
+    study = Study.load(path)
+    assert study.methods and study.protocol.trunk in plugins.names("trunks")
+
+
+def test_the_defaults_are_the_papers():
+    protocol = Protocol(trunk="convnet")
+    expected = {
+        "embedding_size": 128, "resize": 256, "crop_size": 227, "crop_scale": [0.16, 1.0], "flip": 0.5,
+        "learning_rate": 1e-6, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 32, "epoch_steps": 100,
+        "max_epochs": 1000, "evaluate_every": 2, "patience": 9, "folds": 4, "trials": 50, "sobol_trials": 5,
+        "trials_per_round": 1, "seeds": 10, "freeze_batchnorm": True,
+    }  # fmt: skip
+    assert protocol.model_dump(include=set(expected)) == expected
+    assert all(field.description for field in Protocol.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"methods": ["contrastiv"]}, "methods.0: unknown name 'contrastiv' in methods; choose from: arcface"),
+        ({"datasets": ["glyps"]}, "datasets.0: unknown name 'glyps' in datasets; choose from: .*glyphs"),
+        ({"protocol__trunk": "resnet51"}, "protocol.trunk: unknown name 'resnet51' in trunks; choose from: convnet"),
+        ({"protocol__trails": 3}, "unknown key 'protocol.trails'; known keys here: trunk, weights.*trials"),
+        ({"method": []}, "unknown key 'method'; known keys here: title, description, datasets, methods, protocol"),
+        ({"protocol__trials": "3"}, "protocol.trials: input should be a valid integer, not '3'"),
+        ({"protocol__trials": 0}, "protocol.trials: input should be greater than or equal to 1, not 0"),
+        ({"protocol__flip": True}, "protocol.flip: input should be a valid number, not True"),
+        ({"protocol__crop_size": 300}, "protocol: crop_size 300 is larger than resize 36: make resize larger"),
+        ({"protocol__crop_scale": [0.5, 0.1]}, "protocol.crop_scale: expected two numbers with 0 < low <= high"),
+        ({"protocol__crop_scale": [0.5, 2.0]}, "share of the image's area: at most 1"),
+        ({"protocol__max_epochs": 1}, "max_epochs 1 is below evaluate_every 2"),
+        ({"protocol__batch_size": 6}, "method 'contrastive' wants 4 images per class: protocol.batch_size 6 must be"),
+        ({"protocol__batch_size": 4}, "at least 2 classes"),
+        ({"protocol__weights": {"file": "x.pt", "sha256": "zz"}}, "protocol.weights.sha256: string should match"),
+        ({"methods": ["contrastive", "contrastive"]}, "the method 'contrastive' stands there twice"),
+        ({"methods": []}, "methods: list should have at least 1 item"),
+        ({"methods": [{"name": "triplet", "ranges": {"margni": {"low": 0, "high": 1}}}]},
+         "'margni' is no hyperparameter of triplet; it has: loss_lr, margin"),
+        ({"methods": [{"name": "triplet", "ranges": {"margin": {"low": 1, "high": 0}}}]},
+         "methods.0.ranges.margin: low 1 must be below high 0"),
+        ({"methods": [{"name": "triplet", "ranges": {"margin": {"low": 0, "high": 1, "lgo": True}}}]},
+         "unknown key 'methods.0.ranges.margin.lgo'; known keys here: low, high, log"),
+        ({"methods": [{"name": "triplet", "fixed": {"margin": 0.1}, "ranges": {"margin": {"low": 0, "high": 1}}}]},
+         "'margin' is both in ranges and in fixed"),
+        ({"methods": [{"name": "triplet", "pml_miner": {"BatchHardMiner": {}}}]}, "pml_miner needs a pml_loss"),
+        ({"methods": [{"name": "triplet", "pml_loss": {"CircleLoss": {}}}]}, "'triplet' is a file of dml/methods/"),
+        ({"methods": [{"name": "circle", "pml_loss": {"CircleLoss": {"m": {"low": 1, "high": 0}}}}]},
+         "circle: m: low 1 must be below high 0"),
+        ({"methods": [{"name": "circle", "pml_loss": {"CircleLoss": {}}, "fixed": {"gamma": 1}}]},
+         "'gamma' is no hyperparameter of circle; it has: loss_lr"),
+        ({"methods": [{"name": "triplet", "fixed": {"margin": "1e-5"}}]}, "fixed.margin: expected a finite .*1.0e-5"),
+        ({"methods": [{"name": "triplet", "fixed": {"margin": float("inf")}}]}, "fixed.margin: expected a finite"),
+        ({"protocol__learning_rate": float("inf")}, "protocol.learning_rate: input should be a finite number"),
+        ({"datasets": "glyphs"}, "datasets: input should be a valid list"),
+        ({"datasets": [{"name": "mine", "folder": "/nowhere/photos"}]}, "/nowhere/photos does not exist"),
+        ({"datasets": ["folder"]}, "needs the key `folder`"),
+        ({"datasets": [{"name": "My Photos", "folder": "."}]}, "datasets.0.name: string should match pattern"),
+        ({"datasets": []}, "no data set: name one under `datasets`, or give your own"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_in_one_line(tmp_path, changes, message):
+    path = a_study(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as raised:
+        load_study(path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_number_that_yaml_reads_as_text_is_explained(tmp_path):
+    path = a_study(tmp_path)
+    path.write_text(path.read_text().replace("resize: 36", "resize: 36\n  learning_rate: 1e-5"))
+    with pytest.raises(ValueError, match=r"learning_rate: .*not '1e-5' \(a number without quotes.*write 1.0e-5\)"):
+        load_study(path)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "the file"),
+        ("title: a\ntitle: b", "the key 'title' stands there twice"),
+        ("{}", "'title' is missing"),
+    ],
+)
+def test_files_that_are_no_study(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_study(a_study(tmp_path, text=text))
+
+
+def test_unknown_pml_classes_are_refused_before_any_job(tmp_path):
+    study = load_study(a_study(tmp_path, methods=[{"name": "circle", "pml_loss": {"CircelLoss": {}}}]))
+    with pytest.raises(ValueError, match="method 'circle': .*CircelLoss"):
+        study.check_pml()
+
+
+def test_a_pml_loss_with_weights_needs_a_learning_rate_for_them(tmp_path):
+    anchor = {"name": "anchor", "pml_loss": {"ProxyAnchorLoss": {}}}
+    with pytest.raises(ValueError, match="method 'anchor': the loss has weights of its own: give .*loss_lr"):
+        load_study(a_study(tmp_path, methods=[anchor])).check_pml()
+    ranged = anchor | {"ranges": {"loss_lr": {"low": 1e-4, "high": 1, "log": True}}}
+    load_study(a_study(tmp_path, methods=[ranged])).check_pml()
+
+
+def test_slips_in_a_methods_file_are_named(tmp_path, monkeypatch):
+    source = "RANGES = {RANGES}\nclass Slip:\n    def __init__(self, num_classes, embedding_size, margin): pass\n"
+    file = tmp_path / "slip.py"
+    monkeypatch.setattr(plugins, "source_path", lambda kind, name: file)
+    for ranges, message in (
+        ("{}", "slip.py: no range for 'margin': add it to RANGES or to `fixed`"),
+        (
+            "{'margin': {'low': 0, 'high': 1}, 'mrgin': {'low': 0, 'high': 1}}",
+            "RANGES has 'mrgin', which __init__ does",
+        ),
+        ("{'margin': {'low': 1, 'high': 0}}", "slip.py: margin: low 1 must be below high 0"),
+        ("{'margin': {'low': 0, 'high': 1}}\nclass", "line 1: not valid Python|line 2: not valid Python"),
+    ):
+        file.write_text(source.replace("{RANGES}", ranges))
+        with pytest.raises(ValueError, match=message):
+            Method.check({"name": "slip"}, "study")
+    file.write_text(
+        source.replace("{RANGES}", "{'margin': {'low': 0, 'high': 1}}").replace("RANGES =", "RANGES: dict =")
+    )
+    assert set(Method.check({"name": "slip"}, "study").search_ranges()) == {"margin"}
+
+
+def test_a_study_changes_ranges_and_fixes_values(tmp_path):
+    changed = {"name": "cosface", "ranges": {"scale": {"low": 1, "high": 300}}, "fixed": {"margin": 0.35}}
+    method = load_study(a_study(tmp_path, methods=[changed])).method("cosface")
+    ranges = method.search_ranges()
+    assert ranges["scale"].high == 300 and set(ranges) == {"scale", "loss_lr"}
+    trial = method.trial({"scale": 10.0, "loss_lr": 0.1})
+    assert trial.fixed == {"margin": 0.35} and trial.images_per_class == 1
+
+
+def test_own_images_become_data_sets_named_after_them(tmp_path):
+    (tmp_path / "My Photos").mkdir()
+    (tmp_path / "x.zip").touch()
+    study = load_study(a_study(tmp_path, datasets=[]), [str(tmp_path / "My Photos"), str(tmp_path / "x.zip")])
+    assert [d.name for d in study.datasets] == ["my_photos", "x"]
+    assert {d.plugin for d in study.datasets} == {"folder"}
+    assert own_name("/a/Straße 7/") == "stra_e_7"
+
+
+def test_studies_by_name_and_by_path(tmp_path):
+    assert study_path("demo", STUDIES) == STUDIES / "demo.yaml"
+    assert study_path(str(a_study(tmp_path)), STUDIES).stem == "my_study"
+    with pytest.raises(ValueError, match="study 'dmeo': no file .*choose from: demo, "):
+        study_path("dmeo", STUDIES)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"study": "demo", "stuyd": "demo"}, "unknown key 'stuyd'; known keys here: study, images"),
+        ({"study": "demo", "folds_per_job": 0}, "folds_per_job"),
+        ({"study": "demo", "device": "gpu"}, "device: string should match pattern"),
+    ],
+)
+def test_settings_are_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings.check(values, "config.yaml")
+
+
+def test_equal_trials_are_equal_bytes(tmp_path):
+    one = Trial(method="triplet", images_per_class=4, parameters={"b": 1, "a": 0.1})
+    other = Trial(method="triplet", images_per_class=4, parameters={"a": 0.1, "b": 1})
+    one.save(tmp_path / "1.yaml")
+    other.save(tmp_path / "2.yaml")
+    assert (tmp_path / "1.yaml").read_bytes() == (tmp_path / "2.yaml").read_bytes()
+    assert Trial.load(tmp_path / "1.yaml") == one
+    assert one.fingerprint() == other.fingerprint()
+
+
+def test_a_trial_names_no_split_seed_path_or_device():
+    assert set(Trial.model_fields) == {"method", "images_per_class", "parameters", "fixed", "pml_loss", "pml_miner"}
+    with pytest.raises(ValueError, match="unknown key 'split'"):
+        Trial.check({"method": "triplet", "images_per_class": 4, "split": "test"}, "trial.yaml")

@@ -1,0 +1,384 @@
+import re
+
+import pandas as pd
+import pytest
+from example_results import METHODS, NAMES, write
+
+from dml import plugins, tabulation
+from dml.results import Results, failure_reason, incomplete_methods, metric_title, per_seed, ranked_methods
+from dml.tabulation import Cell, write_csv, write_latex, write_markdown
+
+T_QUANTILE = 4.302652729749464  # Student t, 97.5 %, two degrees of freedom
+HALF_WIDTH = T_QUANTILE * 0.01 / 3**0.5  # of values that differ by 0.01 from one to the next
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return Results.load(write(tmp_path_factory.mktemp("results")))
+
+
+def load(folder, **study):
+    return Results.load(write(folder, **study))
+
+
+def table(results, name):
+    return plugins.load("tables", name).build(results)
+
+
+def cells(results, name):
+    plugin = plugins.load("tables", name)
+    return plugin.present(plugin.build(results), results)
+
+
+def estimate(results, **chosen):
+    found = table(results, "accuracy")
+    for column, value in chosen.items():
+        found = found[found[column] == value]
+    return found.squeeze()
+
+
+def texts(row):
+    return [cell.text for cell in tabulation.row_cells(row)]
+
+
+def test_a_seeds_value_is_the_mean_over_its_folds(results):
+    values = per_seed(results, "birds1", "separated", "map_at_r")
+    assert list(values.columns) == ["pretrained", "contrastive", "triplet", "margin"]
+    assert list(values.index) == [0, 1, 2]
+    assert values["triplet"].tolist() == pytest.approx([0.405, 0.395, 0.385])
+
+
+def test_a_seed_with_a_failed_fold_has_no_value(tmp_path):
+    folder = write(tmp_path)
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str)
+    whole = metrics[(metrics["dataset"] == "birds2") & (metrics["method"] == "margin") & (metrics["seed"] == "1")]
+    pd.concat([metrics, whole.assign(seed="2")[whole["fold"] != "3"]]).to_csv(folder / "metrics.csv", index=False)
+    values = per_seed(Results.load(folder), "birds2", "separated", "map_at_r")
+    assert values["margin"].notna().tolist() == [True, True, False]
+    assert values["triplet"].notna().all()
+
+
+def test_methods_are_ranked_by_separated_map_at_r_and_failed_ones_are_last(results):
+    assert ranked_methods(results, "birds1") == ["contrastive", "triplet", "margin", "pretrained", "proxy_nca"]
+    assert failure_reason(results, "birds1", "proxy_nca") == "fold 0: the loss is NaN at step 40"
+
+
+def test_metrics_have_the_names_papers_print():
+    titles = [metric_title(name) for name in ("map_at_r", "recall_at_10", "nmi", "somebodys_own")]
+    assert titles == ["MAP@R", "Recall@10", "NMI", "somebodys_own"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("metrics.csv", "n_queries", "queries", "metrics.csv: the column 'n_queries' is missing"),
+        ("metrics.csv", ",1000\n", ",many\n", "metrics.csv: n_queries: expected int, not 'many'"),
+        ("best.csv", '""margin""', "margin", "best.csv: parameters: expected dict, not"),
+        ("study.json", '"methods"', '"losses"', "study.json: the key 'methods' is missing"),
+        ("study.json", "{", "", "study.json: not valid JSON"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, file, old, new, message):
+    path = write(tmp_path) / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Results.load(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    write(tmp_path)
+    (tmp_path / "trials.csv").unlink()
+    with pytest.raises(ValueError, match="trials.csv: no such file"):
+        Results.load(tmp_path)
+
+
+def test_accuracy_by_hand(results):
+    best = estimate(results, dataset="birds1", method="contrastive", embedding="separated", metric="map_at_r")
+    assert (best["rank"], best["n"], best["embedding_size"], best["best"]) == (1, 3, 128, True)
+    assert pd.isna(best["tied"])
+    assert best["mean"] == pytest.approx(0.40)
+    assert best["half_width"] == pytest.approx(HALF_WIDTH)
+
+    joined = estimate(results, dataset="birds1", method="triplet", embedding="concatenated", metric="precision_at_1")
+    assert (joined["embedding_size"], joined["best"]) == (512, False)
+    assert joined["mean"] == pytest.approx(0.395 + 0.3 + 0.05)
+
+    fewer = estimate(results, dataset="birds2", method="margin", embedding="separated", metric="map_at_r")
+    assert fewer["n"] == 2
+    assert fewer["mean"] == pytest.approx(0.30 - 0.02 + 0.005)
+
+
+def test_ties_by_hand(results):
+    """Triplet - contrastive is 0.015, -0.005, -0.025: t = -0.43. Margin is 0.09, 0.09, 0.12 below: t = -10."""
+    found = table(results, "accuracy")
+    own = found[(found["dataset"] == "birds1") & (found["embedding"] == "separated") & (found["metric"] == "map_at_r")]
+    assert dict(zip(own["method"], own["tied"], strict=True)) == {
+        "contrastive": pd.NA, "triplet": True, "margin": False, "pretrained": False
+    }  # fmt: skip
+
+
+def test_a_failed_method_keeps_its_row_and_its_reason(results):
+    failed = estimate(results, dataset="birds1", method="proxy_nca")
+    assert failed["failure"] == "fold 0: the loss is NaN at step 40"
+    assert pd.isna(failed["mean"])
+    row = cells(results, "accuracy").iloc[4]
+    assert texts(row) == ["ProxyNCA", "failed: fold 0: the loss is NaN at step 40", "–", "–"]
+
+
+def test_accuracy_is_presented_in_percent_with_best_and_ties_marked(results):
+    best, tied, worse = (list(row) for row in cells(results, "accuracy").head(3).itertuples(index=False, name=None))
+    assert best[3] == Cell("40.00 ± 2.48", bold=True)
+    assert tied[3] == Cell("39.50 ± 2.48", mark="†")
+    assert worse[3] == Cell("30.00 ± 2.48")
+    assert best[-2:] == ["3", "128 / 512"]
+
+
+def altered(folder, change, **study):
+    """The example with `change` made to the frame of its metrics.csv."""
+    path = write(folder, **study) / "metrics.csv"
+    metrics = pd.read_csv(path)
+    change(metrics)
+    metrics.astype({"fold": "Int64"}).to_csv(path, index=False)
+    return Results.load(folder)
+
+
+def numbers(results, name, method):
+    found = table(results, name)
+    chosen = (found["dataset"] == "birds1") & (found["embedding"] == "separated") & (found["metric"] == "map_at_r")
+    return found[chosen & (found["method"] == method)].squeeze()[["mean", "half_width", "n"]].tolist()
+
+
+@pytest.mark.parametrize("name", ["accuracy", "all_metrics"])
+def test_loaded_weights_that_do_not_train_are_one_evaluation(name, results):
+    mean, half_width, n = numbers(results, name, "pretrained")
+    assert (mean, n) == (pytest.approx(0.10), 1)
+    assert pd.isna(half_width)
+    row = next(row for row in cells(results, name).itertuples(index=False, name=None) if "Pretrained" in texts(row))
+    assert "10.00" in texts(row)
+    assert "1" in texts(row)
+    assert not any("±" in text for text in texts(row))
+
+
+def test_a_metric_that_still_draws_keeps_its_interval(tmp_path):
+    def change(metrics):
+        metrics.loc[(metrics["method"] == "pretrained") & (metrics["metric"] == "nmi"), "value"] += metrics["seed"]
+
+    found = altered(tmp_path, change)
+    row = texts(cells(found, "all_metrics").iloc[3])
+    assert row[0] == "Pretrained"
+    assert row[3] == "10.00"
+    assert "±" in row[5]
+    assert row[6] == "1 / 3"
+
+
+@pytest.mark.parametrize("name", ["accuracy", "all_metrics"])
+def test_random_trunks_and_trained_methods_keep_their_interval(name, tmp_path):
+    def change(metrics):
+        metrics.loc[metrics["method"] == "pretrained", "value"] += 0.01 * metrics["seed"]
+        metrics.loc[metrics["method"] == "triplet", "value"] = 0.2
+
+    found = altered(tmp_path, change)
+    assert numbers(found, name, "pretrained") == [pytest.approx(0.11), pytest.approx(HALF_WIDTH), 3]
+    assert numbers(found, name, "triplet") == [pytest.approx(0.2), pytest.approx(0, abs=1e-12), 3]
+
+
+@pytest.mark.parametrize("methods", [NAMES[:5], ["margin"]], ids=["others are complete", "alone"])
+def test_a_method_with_a_failed_seed_is_best_only_if_all_are_incomplete(methods, tmp_path):
+    def change(metrics):
+        metrics.loc[metrics["method"] == "margin", "value"] = 0.99
+
+    found = altered(tmp_path, change, methods=methods)
+    alone = methods == ["margin"]
+    order = ["margin"] if alone else ["contrastive", "triplet", "pretrained", "margin", "proxy_nca"]
+    assert ranked_methods(found, "birds2") == order
+    assert incomplete_methods(found, "birds2") == {"margin": 2}
+    for name in ("accuracy", "differences"):
+        own = table(found, name)
+        own = own[own["dataset"] == "birds2"]
+        best = own.loc[own["best"].fillna(False), "method"] if name == "accuracy" else own["best"]
+        assert ("margin" in set(best)) is alone
+    for name in ("accuracy", "all_metrics"):
+        shown = [texts(row) for row in cells(found, name).loc[lambda c: c.index.str.startswith("Birds 2")].to_numpy()]
+        assert all(("2 of 3" in row) is (row[0] == METHODS["margin"][0]) for row in shown)
+
+
+def test_a_single_seed_has_no_interval_and_no_test(tmp_path):
+    results = load(tmp_path, seeds=1)
+    found = table(results, "accuracy").dropna(subset=["mean"])
+    assert found["half_width"].isna().all()
+    assert found["tied"].isna().all()
+    assert texts(cells(results, "accuracy").iloc[0])[:3] == ["Triplet", "70.50", "50.50"]
+    assert table(results, "differences")["p"].isna().all()
+
+
+def test_differences_by_hand(results):
+    found = table(results, "differences")
+    own = found[(found["dataset"] == "birds1") & (found["embedding"] == "separated")].set_index("method")
+    assert list(own.index) == ["contrastive", "triplet", "margin", "pretrained"]
+    assert set(own["best"]) == {"contrastive"}
+    assert own["difference"].tolist() == pytest.approx([0, -0.005, -0.10, -0.30])
+    assert own.loc["margin", "half_width"] == pytest.approx(T_QUANTILE * 0.01)
+    # two-sided p of t with two degrees of freedom is 1 - t / sqrt(2 + t^2); Holm doubles the second smallest of three
+    assert own.loc["margin", "p"] == pytest.approx(1 - 10 / 102**0.5)
+    assert own.loc["margin", "p_holm"] == pytest.approx(2 * own.loc["margin", "p"])
+    assert own["tied"].tolist() == [pd.NA, True, False, False]
+    presented = cells(results, "differences")
+    assert texts(presented.iloc[0])[:4] == ["Contrastive", "best", "–", "3"]
+    assert texts(presented.iloc[2])[:4] == ["Margin & co_50%", "−10.00 ± 4.30", "0.020", "3"]
+
+
+def test_all_metrics_hold_everything_measured(results):
+    found = table(results, "all_metrics")
+    assert len(found) == 2 * 2 * 4 * 5  # data sets, embeddings, methods with results, metrics
+    assert set(found["n_queries"]) == {1000}
+    presented = cells(results, "all_metrics")
+    assert list(dict.fromkeys(presented.index)) == [
+        "Birds 1, separated", "Birds 1, concatenated", "Birds 2, separated", "Birds 2, concatenated"
+    ]  # fmt: skip
+    assert list(presented.columns) == ["Method", "P@1", "R-Precision", "MAP@R", "Recall@10", "NMI", "n", "Queries"]
+
+
+def test_hyperparameters_flag_the_edge(results):
+    found = table(results, "hyperparameters")
+    own = found[found["dataset"] == "birds1"].set_index(["method", "parameter"])
+    assert "pretrained" not in set(found["method"])
+    assert own.loc[("triplet", "margin"), "edge"] == "high"
+    assert own.loc[("contrastive", "margin"), "edge"] == ""
+    assert own.loc[("contrastive", "weights_lr"), ["value", "low", "high"]].tolist() == [1.25e-05, 1e-6, 1.0]
+    rows = [texts(row) for row in cells(results, "hyperparameters").head(8).itertuples(index=False, name=None)]
+    assert rows[1] == ["", "", "", "", "weights_lr", "1.25e−5", "1e−6 to 1, log"]
+    assert rows[2] == ["Triplet", "49.50 ± 0.13", "4", "0 of 6", "margin", "1.99", "−0.2 to 2 ⚠ at the high edge"]
+    assert rows[6] == ["ProxyNCA", "–", "–", "6 of 6", "failed: fold 0: the loss is NaN at step 40"]
+
+
+def test_the_low_edge_is_judged_on_the_ranges_scale(tmp_path):
+    path = write(tmp_path) / "best.csv"
+    best = pd.read_csv(path, keep_default_na=False)
+    contrastive = best["method"] == "contrastive"
+    best.loc[contrastive, "parameters"] = '{"weights_lr": 1e-4}'  # nearer to 1e-6 than to 1 in decades
+    best.loc[contrastive, "edges"] = '["weights_lr"]'
+    best.to_csv(path, index=False)
+    found = table(Results.load(tmp_path), "hyperparameters")
+    assert set(found.loc[found["method"] == "contrastive", "edge"]) == {"low"}
+
+
+def test_choices_and_methods_without_hyperparameters_are_shown(tmp_path):
+    path = write(tmp_path, methods=NAMES[:3]) / "best.csv"
+    best = pd.read_csv(path, keep_default_na=False)
+    choice = '{"kind": "a"}', '{"kind": {"choices": ["a", 2]}}', "[]"
+    best.loc[best["method"] == "contrastive", ["parameters", "ranges", "edges"]] = choice
+    best.loc[best["method"] == "triplet", ["parameters", "ranges", "edges"]] = "{}", "{}", "[]"
+    best.to_csv(path, index=False)
+    presented = cells(Results.load(tmp_path), "hyperparameters")
+    assert texts(presented.iloc[0])[4:] == ["kind", "a", "a, 2"]
+    assert texts(presented.iloc[1])[4:] == ["none", "–", "–"]
+
+
+def test_failures_are_all_listed(results):
+    found = table(results, "failures")
+    assert len(found) == 2 * (1 + 6 * 4 + 1 + 3 * 4) + 1
+    final = found[(found["method"] == "margin")].squeeze()
+    assert (final["dataset"], final["stage"], final["seed"], final["fold"]) == ("birds2", "final run", 2, 3)
+    assert pd.isna(final["trial"])
+    rows = [texts(row) for row in cells(results, "failures").itertuples(index=False, name=None)]
+    assert rows[0] == ["Contrastive", "search", "1", "trial 2: fold 1", "the loss is NaN at step 40"]
+    assert rows[1][2] == "24"
+    assert rows[1][3].endswith("trial 2: fold 0, 1, 2, 3; and 3 more")
+
+
+def test_no_failures_is_said(tmp_path):
+    plugin = plugins.load("tables", "failures")
+    presented = cells(load(tmp_path, methods=["pretrained", "triplet"], datasets=1), "failures")
+    assert presented.empty
+    write_markdown(plugin.TITLE, plugin.CAPTION, presented, tmp_path / "failures.md")
+    write_latex(plugin.TITLE, plugin.CAPTION, presented, tmp_path / "failures.tex")
+    assert (tmp_path / "failures.md").read_text().endswith("\n\nnone\n")
+    assert (tmp_path / "failures.tex").read_text().endswith("\\paragraph{Failures} none\n")
+
+
+def test_csv_keeps_every_digit(results, tmp_path):
+    found = table(results, "accuracy")
+    write_csv(found, tmp_path / "accuracy.csv")
+    text = (tmp_path / "accuracy.csv").read_text()
+    assert repr(float(found["half_width"].iloc[0])) in text
+    again = pd.read_csv(tmp_path / "accuracy.csv", dtype=str)
+    for column in ("mean", "half_width"):
+        assert again[column].astype(float).equals(found[column])
+
+
+@pytest.mark.parametrize("name", plugins.names("tables"))
+@pytest.mark.parametrize("methods", [NAMES[:5], ["proxy_nca"], ["pretrained"]], ids=["mixed", "failed", "untrained"])
+def test_every_table_is_written_in_every_form(name, methods, tmp_path):
+    results = load(tmp_path, methods=methods)
+    plugin = plugins.load("tables", name)
+    assert isinstance(plugins.literal("tables", name, "TITLE"), str)
+    assert isinstance(plugins.literal("tables", name, "CAPTION"), str)
+    presented = cells(results, name)
+    assert all(value is None or isinstance(value, str | Cell) for value in presented.to_numpy().ravel())
+
+    write_csv(table(results, name), tmp_path / "table.csv")
+    write_markdown(plugin.TITLE, plugin.CAPTION, presented, tmp_path / "table.md")
+    write_latex(plugin.TITLE, plugin.CAPTION, presented, tmp_path / "table.tex")
+    assert len(pd.read_csv(tmp_path / "table.csv")) == len(table(results, name))
+    assert_markdown_is_rectangular((tmp_path / "table.md").read_text())
+    assert_latex_is_balanced((tmp_path / "table.tex").read_text())
+
+
+def test_latex_escapes_and_groups(results, tmp_path):
+    plugin = plugins.load("tables", "accuracy")
+    write_latex(plugin.TITLE, plugin.CAPTION, cells(results, "accuracy"), tmp_path / "accuracy.tex")
+    text = (tmp_path / "accuracy.tex").read_text()
+    assert r"Margin \& co\_50\% & 60.00 $\pm$ 2.48" in text
+    assert r"\textbf{40.00 $\pm$ 2.48}" in text
+    assert r"39.50 $\pm$ 2.48\rlap{\textsuperscript{\dag{}}}" in text
+    assert r"\multicolumn{3}{c}{Separated} & \multicolumn{3}{c}{Concatenated}" in text
+    assert r"\cmidrule(lr){2-4}\cmidrule(lr){5-7}" in text
+    assert r"ProxyNCA & \multicolumn{6}{l}{failed: fold 0: the loss is NaN at step 40} & -- & -- \\" in text
+    assert tabulation.latex_escaped("a_b & 50% #1 {x} ~ \\ ^ $ [1]") == (
+        r"a\_b \& 50\% \#1 \{x\} \textasciitilde{} \textbackslash{} \textasciicircum{} \$ {[}1{]}"
+    )
+
+
+def test_a_latex_table_longer_than_a_page_is_a_longtable(tmp_path):
+    long = tabulation.presented([{"A": str(i)} for i in range(100)], [""] * 100, ["A"])
+    write_latex("Long", "Numbers.", long, tmp_path / "long.tex")
+    text = (tmp_path / "long.tex").read_text()
+    assert r"\begin{longtable}{@{}r@{}}" in text
+    assert r"\begin{table}" not in text
+    assert_latex_is_balanced(text)
+
+
+def test_markdown_escapes(tmp_path):
+    odd = tabulation.presented([{"A": "a|b *c* _d_ <e>"}], ["x"], ["A"])
+    write_markdown("T", "C.", odd, tmp_path / "odd.md")
+    assert r"| a\|b \*c\* \_d\_ \<e> |" in (tmp_path / "odd.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1, "0.1"), (1.25e-05, "1.25e−5"), (-0.2, "−0.2"), (12, "12"), (100.0, "100"), ("a-b", "a-b"), (None, "–"),
+     (True, "True"), (float("nan"), "–"), (pd.NA, "–")],
+)  # fmt: skip
+def test_numbers_are_short(value, text):
+    assert tabulation.number(value) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0001, "< 0.001"), (0.0194, "0.019"), (0.7071, "0.71"), (float("nan"), "–")])
+def test_p_values_are_short(p, text):
+    assert tabulation.p_value(p) == text
+
+
+def assert_markdown_is_rectangular(text):
+    for part in text.split("\n\n"):
+        if part.startswith("|"):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in part.splitlines()}) == 1
+
+
+def assert_latex_is_balanced(text):
+    bare = re.sub(r"\\[\\{}%&#$_]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert bare.isascii()
+    assert re.findall(r"(?<!^)%(?!\n)", bare.removeprefix("% needs")) == []
+    opened = re.findall(r"\\begin\{(\w+)\}", text)
+    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", text))
