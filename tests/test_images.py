@@ -8,7 +8,7 @@ import pytest
 from torchvision.transforms import Resize
 
 from dml import images
-from dml.images import Image, PackedImages, decode, pack, read, resize_shorter_side, verify
+from dml.images import Image, PackedImages, decode, pack, read, resize_shorter_side
 
 
 def photograph(rng, height, width):
@@ -219,7 +219,6 @@ def test_packed_images_are_the_decoded_and_resized_ones(tmp_path, archive):
     _, listed, pixels = archive
     labels = [7, 3, 9] * 3 + [7, 3]
     fingerprint = packed(tmp_path / "deep" / "cub.test", listed, labels)
-    verify(tmp_path / "deep" / "cub.test")
     opened = PackedImages.open(tmp_path / "deep" / "cub.test")
     assert len(opened) == len(listed)
     assert opened.fingerprint == fingerprint == (tmp_path / "deep" / "cub.test.sha256").read_text().strip()
@@ -304,23 +303,14 @@ def test_a_mixture_of_two_packings_is_never_opened(tmp_path, archive, monkeypatc
         PackedImages.open(tmp_path / "x")
 
 
-def test_damage_is_noticed(tmp_path, archive):
+def test_pixels_cut_short_are_noticed(tmp_path, archive):
     _, listed, _ = archive
     packed(tmp_path / "x", listed, range(11))
-    packed(tmp_path / "y", listed, range(11)[::-1])
     pixels = tmp_path / "x.pixels"
     intact = pixels.read_bytes()
     pixels.write_bytes(intact[:-1])
     with pytest.raises(ValueError, match=rf"{pixels}: {len(intact) - 1} bytes, expected {len(intact)}"):
         PackedImages.open(tmp_path / "x")
-    pixels.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"x\.sha256"):
-        verify(tmp_path / "x")
-    pixels.write_bytes(intact)
-    verify(tmp_path / "x")
-    (tmp_path / "x.npz").write_bytes((tmp_path / "y.npz").read_bytes())
-    with pytest.raises(ValueError, match=r"x\.sha256"):
-        verify(tmp_path / "x")
 
 
 def test_a_subset_is_a_view(tmp_path, archive):
