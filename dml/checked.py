@@ -1,5 +1,6 @@
 """Values read from YAML: immutable, typed, refused with one line when something is unknown or wrong."""
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,8 +41,18 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _NoDuplicates)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def looks_numeric(value: Any) -> bool:
+    """Whether a value is text that reads as a number, as YAML makes of 1e-5."""
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 class _NoDuplicates(yaml.SafeLoader):
@@ -66,10 +77,12 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the key '{key}' is missing"
     if first["type"] == "value_error":
         return f"{key + ': ' if key else ''}{first['ctx']['error']}"
+    if first["type"] in ("model_type", "dict_type"):
+        return f"{key + ': ' if key else ''}expected keys with values (key: value), not {first['input']!r}"
     hint = ""
     if isinstance(first["input"], str) and first["type"] in ("float_type", "int_type"):
         hint = " (a number without quotes; YAML reads 1e-5 as text: write 1.0e-5)"
-    return f"{key or 'the file'}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}{hint}"
+    return f"{key + ': ' if key else ''}{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}{hint}"
 
 
 def _model_at(model: type[BaseModel], place: tuple) -> type[BaseModel]:

@@ -2,11 +2,10 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dml import plugins
 from dml.files import whole
 from dml.protocol import Protocol
 from dml.search import Selected
@@ -34,29 +33,39 @@ def collect(
     ValueError if results of different code, data, weights or protocol would stand in one table.
     """
     seeds = [json.loads(path.read_text()) for path in measured]
-    refuse_mixtures(seeds, measured)
-    runs = [run for seed in seeds for run in _run_rows(seed)]
+    searches = {(selected.dataset, selected.method): selected for selected in map(Selected.load, best)}
+    refuse_mixtures(seeds, measured, searches)
+    runs = [run for seed in seeds for run in _run_rows(seed, searches[seed["dataset"], seed["method"]])]
     _write(output / "runs.csv", RUNS, runs)
     _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
     _write(output / "trials.csv", TRIALS, (row for path in histories for row in _trial_rows(path)))
-    _write(output / "best.csv", BEST, (_best_row(Selected.load(path)) for path in best))
+    _write(output / "best.csv", BEST, map(_best_row, searches.values()))
     with whole(output / "study.json") as temporary:
         temporary.write_text(json.dumps(_describe(study, name, folds, runs), indent=1) + "\n")
     _write(output / "metrics.csv", METRICS, (row for seed in seeds for row in _metric_rows(name, seed)))
 
 
-def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path]) -> None:
-    """ValueError if two models were made by different code, weights or protocols, or by different data of one set."""
+def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path], searches: Mapping[tuple[str, str], Selected]) -> None:
+    """ValueError if two models, or a model and its search, were made by different code, data, weights or protocols.
+
+    Likewise if they were measured by different code, or trained with another setting than the one their search chose.
+    """
     first: dict[tuple, tuple[Any, Path]] = {}
     for seed, file in zip(seeds, files, strict=True):
+        search = searches[seed["dataset"], seed["method"]]
+        chosen = {"trial": search.trial, "parameters": search.parameters}
         for record in seed["records"]:
-            facts = [*record["made_by"].items(), *record["trial"]["made_by"].items()]  # the run's and its search's
-            facts += [("test", seed["test"]), ("setting", record["trial_fingerprint"])]
+            if {"trial": record["trial"], "parameters": record["parameters"]} != chosen:
+                raise ValueError(
+                    f"{file}: trained with trial {record['trial']} {record['parameters']}; its search chose "
+                    f"trial {search.trial} {search.parameters}: delete the folder {file.parent} and run again"
+                )
+            facts = [*record["made_by"].items(), *search.made_by.items()]
+            facts += [("test", seed["test"]), ("metrics", seed["code"]), ("setting", record["trial_fingerprint"])]
             for what, value in facts:
-                own = None
-                if what in ("data", "test", "setting"):
-                    own = seed["dataset"], seed["method"] if what == "setting" else None
-                expected, where = first.setdefault((what, own), (value, file))
+                of_dataset = seed["dataset"] if what in ("data", "test", "setting") else None
+                of_method = seed["method"] if what in ("method", "setting") else None
+                expected, where = first.setdefault((what, of_dataset, of_method), (value, file))
                 if value != expected:
                     raise ValueError(
                         f"{file}: made with other {what} than {where}; one table holds one {what}: "
@@ -70,17 +79,16 @@ def _metric_rows(name: str, seed: dict) -> Iterable[dict]:
     return (identity | row for row in seed["metrics"])
 
 
-def _run_rows(seed: dict) -> Iterable[dict]:
+def _run_rows(seed: dict, search: Selected) -> Iterable[dict]:
     for record in seed["records"]:
         made_by = record["provenance"]
         yield (
-            record
-            | made_by
+            made_by
             | record["made_by"]
+            | record
             | {
                 "versions": ", ".join(f"{name} {number}" for name, number in sorted(made_by["versions"].items())),
-                "trial": record["trial"]["number"],
-                "search": record["trial"]["search"],
+                "search": search.fingerprint,
                 "parameters": json.dumps(record["parameters"], sort_keys=True),
                 "best_map_at_r": record["score"],
                 "torch": made_by["versions"]["torch"],
@@ -107,7 +115,7 @@ def _best_row(selected: Selected) -> dict:
     values = selected.model_dump()
     return values | {
         "parameters": json.dumps(values["parameters"], sort_keys=True),
-        "edges": json.dumps(sorted(values["edges"])),
+        "edges": json.dumps(values["edges"], sort_keys=True),
         "ranges": json.dumps({k: r.model_dump(exclude_defaults=True) for k, r in sorted(selected.ranges.items())}),
     }
 
@@ -148,10 +156,7 @@ def _describe_dataset(study: Study, name: str, folds: Path) -> dict[str, Any]:
     for half in ("trainval", "test"):
         images = [int(row["images"]) for row in rows if row["half"] == half]
         counts |= {f"classes_{half}": len(images), f"images_{half}": sum(images)}
-    literals = {k.lower(): plugins.literal("datasets", entry.plugin, k, "") for k in ("TITLE", "SOURCE", "TERMS")}
-    if entry.folder:
-        literals |= {"title": name, "source": entry.folder}
-    return {"name": name, **literals, **counts}
+    return {"name": name, **entry.describe(), **counts}
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:

@@ -11,7 +11,7 @@ from dml.files import whole
 from dml.images import PackedImages
 from dml.measuring import measure
 from dml.neighbours import neighbours
-from dml.record import write_json
+from dml.record import evaluation_code, write_json
 from dml.seeds import derive_seed
 
 
@@ -75,7 +75,13 @@ def measure_seed(
     write_json(
         output,
         identity
-        | {"metrics": rows, "failure": "; ".join(failures) or None, "records": records, "test": images.fingerprint},
+        | {
+            "metrics": rows,
+            "failure": "; ".join(failures) or None,
+            "records": records,
+            "test": images.fingerprint,
+            "code": evaluation_code(),
+        },
     )
 
 

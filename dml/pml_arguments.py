@@ -9,6 +9,8 @@ miner_. Reading descriptions needs neither torch nor PML: `dml.pml` builds the o
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dml.checked import looks_numeric
+
 Description = Mapping[str, Mapping[str, Any] | None]
 
 
@@ -39,6 +41,20 @@ def with_parameters(
         return parameters[name]
 
     return _replace_ranges(loss, "", value_of), _replace_ranges(miner, "miner", value_of)
+
+
+def refuse_numbers_as_text(*descriptions: Any) -> None:
+    """ValueError naming a value that YAML took for text although it is a number."""
+    waiting = list(descriptions)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                if looks_numeric(inner):
+                    raise ValueError(f"{key}: expected a number, not {inner!r} (YAML reads 1e-5 as text: 1.0e-5)")
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def is_description(value: Any) -> bool:

@@ -12,6 +12,10 @@ from dml import plugins
 from dml.files import whole
 from dml.protocol import TRAINING_CODE
 
+EVALUATION_CODE = [
+    Path(__file__).parent / f"{name}.py"
+    for name in ("augmentation", "embedding", "evaluation", "images", "measuring", "model", "neighbours")
+]
 PACKAGES = ("torch", "numpy", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")
 
 
@@ -48,8 +52,14 @@ def commit() -> str:
 
 
 def training_code() -> str:
-    """A hash of the code that every training and evaluation runs through."""
+    """A hash of the code that every search and training runs through."""
     return plugins.code_hash(TRAINING_CODE)
+
+
+def evaluation_code() -> str:
+    """A hash of the code that leads from a finished model to its metrics."""
+    metrics = [plugins.source_path("metrics", name) for name in plugins.names("metrics")]
+    return plugins.code_hash([*EVALUATION_CODE, *metrics])
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -66,7 +66,7 @@ def render(
         methods=_methods(results),
         datasets=results.study["datasets"],
         provenance=_provenance(results),
-        hours=_hours(results),
+        time=_time(results),
     )
 
 
@@ -248,10 +248,11 @@ def _counted(values: pd.Series) -> str:
     return ", ".join(shares) or "none"
 
 
-def _hours(results: Results) -> list[tuple[str, str, str, str]]:
-    """Hours of training of each method over all data sets: search, final runs, both; the last row is their sum."""
-    search = results.trials.groupby("method")["seconds"].sum() / 3600
-    final = results.runs.groupby("method")["seconds"].sum() / 3600
+def _time(results: Results) -> dict[str, Any]:
+    """How long each method trained over all data sets: search, final runs, both; the last row is their sum."""
+    search, final = (runs.groupby("method")["seconds"].sum() for runs in (results.trials, results.runs))
     rows = [(title, search.get(name, 0.0), final.get(name, 0.0)) for name, title in results.methods.items()]
     rows.append(("All", search.sum(), final.sum()))
-    return [(title, *(f"{hours:.1f}" for hours in (first, then, first + then))) for title, first, then in rows]
+    unit, seconds = ("Hours", 3600) if search.sum() + final.sum() > 7200 else ("Minutes", 60)
+    cells = [(title, *(f"{n / seconds:.1f}" for n in (first, then, first + then))) for title, first, then in rows]
+    return {"unit": unit, "rows": cells}

@@ -32,11 +32,11 @@ COLUMNS = {
         "versions": str, "data": str, "test": str, "weights": str,
     },
     "best": {
-        "dataset": str, "method": str, "trial": int, "score": float, "sem": float, "parameters": dict, "edges": list,
+        "dataset": str, "method": str, "trial": int, "score": float, "sem": float, "parameters": dict, "edges": dict,
         "failed_trials": int, "trials": int, "ranges": dict, "failure": str,
     },
 }  # fmt: skip
-"""Table -> column -> type of its cells. An empty cell is a missing number, an empty text, dict or list."""
+"""Table -> column -> type of its cells. An empty cell is a missing number, an empty text or dict."""
 
 EMBEDDINGS = ("separated", "concatenated")
 HEADLINE_METRICS = ("precision_at_1", "r_precision", "map_at_r")
@@ -46,7 +46,7 @@ RANKING = ("separated", "map_at_r")
 
 @dataclass(frozen=True)
 class Results:
-    """One study. The frames have the columns of `COLUMNS`; dict and list cells are Python values."""
+    """One study. The frames have the columns of `COLUMNS`; dict cells are Python values."""
 
     metrics: pd.DataFrame
     trials: pd.DataFrame
@@ -131,7 +131,8 @@ def estimate(results: Results, method: str, values: pd.Series) -> tuple[float, f
     evaluation, not several independent ones, so n is 1 and there is no interval (NaN).
     """
     values = values.dropna()
-    deterministic = method not in results.trained_methods and values.nunique() == 1
+    untrained = method not in results.trained_methods
+    deterministic = untrained and results.study["protocol"]["weights"] and values.nunique() == 1
     return interval(values.iloc[:1] if deterministic else values)
 
 
@@ -167,8 +168,8 @@ def _read_table(path: Path, types: dict[str, type]) -> pd.DataFrame:
 def _parsed(cells: pd.Series, kind: type, path: Path) -> pd.Series:
     if kind is str:
         return cells.astype(object)
-    parse = {int: int, float: float, dict: json.loads, list: json.loads}[kind]
-    empty = {int: pd.NA, float: math.nan, dict: {}, list: []}[kind]
+    parse = {int: int, float: float, dict: json.loads}[kind]
+    empty = {int: pd.NA, float: math.nan, dict: {}}[kind]
     try:
         values = [parse(cell) if cell else empty for cell in cells]
     except ValueError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dml import plugins
 from dml.images import PackedImages
 from dml.protocol import Protocol
 from dml.record import provenance, training_code
@@ -75,6 +76,8 @@ def run_fold(
             "data": data.trainval.fingerprint,
             "weights": protocol.weights.sha256 if protocol.weights else None,
             "protocol": protocol.fingerprint(),
+            "trunk": plugins.fingerprint("trunks", protocol.trunk),
+            "method": trial.code(),
         },
         "provenance": provenance(device),
     }

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from dml.checked import Checked
+from dml.checked import Checked, looks_numeric
 from dml.seeds import derive_seed
 
 
@@ -35,6 +35,11 @@ class Range(Checked):
         if self.choices is not None:
             if self.low is not None or self.high is not None or self.log or self.integer:
                 raise ValueError("a range has either choices or low and high, not both")
+            for choice in self.choices:
+                if looks_numeric(choice) or isinstance(choice, float) and not math.isfinite(choice):
+                    raise ValueError(
+                        f"choices: expected finite numbers, not {choice!r} (YAML reads 1e-5 as text: 1.0e-5)"
+                    )
             return self
         if self.low is None or self.high is None:
             raise ValueError("a range needs low and high, or choices")
@@ -45,6 +50,20 @@ class Range(Checked):
         if self.integer and not (float(self.low).is_integer() and float(self.high).is_integer()):
             raise ValueError(f"low {self.low:g} and high {self.high:g} must be whole numbers where integer is true")
         return self
+
+    def refuse(self, value: Any) -> None:
+        """ValueError if a value is none that a hyperparameter with this range can have; it may lie outside of it."""
+        if self.choices is not None:
+            kinds = {type(choice) for choice in self.choices}
+            if type(value) not in kinds and not (type(value) is int and float in kinds):
+                raise ValueError(f"expected one like {', '.join(map(repr, self.choices))}, not {value!r}")
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"expected a finite number, not {value!r} (YAML reads 1e-5 as text: 1.0e-5)")
+        if self.integer and not float(value).is_integer():
+            raise ValueError(f"expected a whole number, not {value!r}")
+        if self.log and value <= 0:
+            raise ValueError(f"expected a number above 0, not {value!r}")
 
     def edge(self, value: Any) -> str | None:
         """'low' or 'high' if the value lies within 1 % of that end of the range (on its scale), else None."""

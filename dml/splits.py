@@ -61,6 +61,27 @@ def check_folds(result: Sequence[Fold], num_classes: int) -> None:
         seen |= set(fold.validation)
 
 
+def check_number_of_classes(dataset: str, num_classes: int, num_folds: int) -> None:
+    """ValueError if the trainval half of `num_classes` cannot make the folds."""
+    try:
+        folds(len(halves(num_classes)[0]), num_folds)
+    except ValueError as error:
+        raise ValueError(f"{dataset}: {num_classes} classes in all, so {error}") from None
+
+
+def check_class_sizes(dataset: str, class_of_image: Sequence[str]) -> None:
+    """ValueError if a trainval class has a single image: it has no positive pair."""
+    images = Counter(class_of_image)
+    classes = sorted(images)
+    alone = [classes[label] for label in halves(len(classes))[0] if images[classes[label]] < 2]
+    if alone:
+        raise ValueError(
+            f"{dataset}: class '{alone[0]}' has a single image"
+            f"{f' (and {len(alone) - 1} more classes)' if alone[1:] else ''}: "
+            "a class to train on needs at least 2; add images or take the class out"
+        )
+
+
 def half_of(class_of_image: Sequence[str], half: str) -> tuple[list[int], list[int]]:
     """Positions of the images of a half ("trainval" or "test"), and their labels: the class's place among all.
 
@@ -83,12 +104,8 @@ def write_folds(class_of_image: Sequence[str], num_folds: int, path: Path) -> No
     images = Counter(class_of_image)
     classes = sorted(images)
     trainval, _ = halves(len(classes))
-    alone = [classes[label] for label in trainval if images[classes[label]] < 2]
-    if alone:
-        raise ValueError(
-            f"class '{alone[0]}' has a single image{f' (and {len(alone) - 1} more classes)' if alone[1:] else ''}: "
-            "a class to train on needs at least 2; add images or take the class out"
-        )
+    check_number_of_classes(str(path.parent.name), len(classes), num_folds)
+    check_class_sizes(str(path.parent.name), class_of_image)
     validates = {label: k for k, fold in enumerate(folds(len(trainval), num_folds)) for label in fold.validation}
     with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")

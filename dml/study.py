@@ -10,18 +10,23 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dml import plugins, pml_arguments
-from dml.checked import Checked, read_yaml
+from dml.checked import Checked, looks_numeric, read_yaml
 from dml.protocol import Protocol
 from dml.search import Range
 from dml.trial import Trial
 
 NAME = "^[a-z0-9][a-z0-9_]*$"
+LOSS_LEARNING_RATE = Range(low=1e-6, high=1.0, log=True)
+"""Where the paper searches the learning rate of a loss's own weights."""
 
 
 class Dataset(Checked):
     """One data set of a study: a file of dml/datasets/, or any folder or zip of images with class folders inside."""
 
-    name: str = Field(pattern=NAME, description="a file of dml/datasets/, or a free name where `folder` is given")
+    name: str = Field(
+        json_schema_extra={"pattern": NAME},
+        description="a file of dml/datasets/, or a free name where `folder` is given",
+    )
     folder: str | None = Field(default=None, description="your images: a folder or a zip with one folder per class")
 
     @model_validator(mode="after")
@@ -30,9 +35,11 @@ class Dataset(Checked):
             plugins.source_path("datasets", self.name)
             if self.name == "folder":
                 raise ValueError("the data set 'folder' needs the key `folder`: the path of your images")
-        elif self.name in plugins.names("datasets"):
+            return self
+        _refuse_name(self.name)
+        if self.name in plugins.names("datasets"):
             raise ValueError(f"'{self.name}' is a file of dml/datasets/: give your own images another name")
-        elif not self.path().exists():
+        if not self.path().exists():
             raise ValueError(f"{self.folder} does not exist: give a folder or a zip with one folder per class")
         return self
 
@@ -41,11 +48,41 @@ class Dataset(Checked):
         """The file of dml/datasets/ that reads it."""
         return "folder" if self.folder else self.name
 
+    def describe(self) -> dict[str, str]:
+        """Its title, source and terms of use."""
+        literals = {k.lower(): plugins.literal("datasets", self.plugin, k, "") for k in ("TITLE", "SOURCE", "TERMS")}
+        return literals | ({"title": self.name, "source": self.folder} if self.folder else {})
+
     def listing(self) -> str | None:
         """A digest of the user's folder or zip as it is now; None for the data sets that never change."""
         from dml.datasets.folder import listing_digest
 
         return listing_digest(self.path()) if self.folder else None
+
+    def check_classes(self, folds: int) -> None:
+        """ValueError naming the data set if its classes cannot make the folds. Reads names of files, no image."""
+        from dml.datasets.folder import prepare
+        from dml.splits import check_class_sizes, check_number_of_classes
+
+        if self.folder is None:
+            check_number_of_classes(self.name, plugins.literal("datasets", self.name, "CLASSES"), folds)
+        else:
+            class_of_image = [image.label_name for image in prepare(Path(), source=self.path())]
+            check_number_of_classes(self.folder, len(set(class_of_image)), folds)
+            check_class_sizes(self.folder, class_of_image)
+
+    def refuse_namesake(self, image_list: Path) -> None:
+        """ValueError if `image_list`, an images.csv made before, is of another folder with the same name."""
+        if self.folder is None or not image_list.exists():
+            return
+        from dml.listing import read_image_list
+
+        listed = read_image_list(image_list)[0].container
+        if Path(listed).resolve() != self.path().resolve():
+            raise ValueError(
+                f"{self.folder}: the name '{self.name}' is taken by {listed}: rename your folder, or delete "
+                f"{image_list.parent} if these are the same images in a new place"
+            )
 
     def path(self) -> Path:
         """The user's folder or zip."""
@@ -55,7 +92,10 @@ class Dataset(Checked):
 class Method(Checked):
     """One method of a study: its name, and what the study changes about it."""
 
-    name: str = Field(pattern=NAME, description="a file of dml/methods/, or a free name where `pml_loss` is given")
+    name: str = Field(
+        json_schema_extra={"pattern": NAME},
+        description="a file of dml/methods/, or a free name where `pml_loss` is given",
+    )
     ranges: dict[str, Range] = Field(default={}, description="search ranges that replace the method's own")
     fixed: dict[str, Any] = Field(default={}, description="hyperparameters held constant instead of searched")
     images_per_class: int | None = Field(default=None, ge=1, description="images of a class in a batch")
@@ -72,34 +112,36 @@ class Method(Checked):
             plugins.source_path("methods", self.name)
             if self.pml_miner is not None:
                 raise ValueError("pml_miner needs a pml_loss")
-        elif self.name in plugins.names("methods"):
-            raise ValueError(f"'{self.name}' is a file of dml/methods/: give the PML loss another name")
+        else:
+            _refuse_name(self.name)
+            if self.name in plugins.names("methods"):
+                raise ValueError(f"'{self.name}' is a file of dml/methods/: give the PML loss another name")
+            pml_arguments.refuse_numbers_as_text(self.pml_loss, self.pml_miner)
         twice = sorted(set(self.ranges) & set(self.fixed))
         if twice:
             raise ValueError(f"'{twice[0]}' is both in ranges and in fixed: keep one")
+        own = self.own_ranges()
         if self.pml_loss is None:
             arguments = plugins.constructor_arguments("methods", self.name)
-            known = set(arguments) - {"num_classes", "embedding_size"} | {"loss_lr"}
+            known = set(arguments) - {"num_classes", "embedding_size"} | set(own)
         else:
-            known = set(pml_arguments.ranges(self.pml_loss, self.pml_miner)) | {"loss_lr"}
+            known = set(own) | {"loss_lr"}
         unknown = sorted((set(self.ranges) | set(self.fixed)) - known)
         if unknown:
             raise ValueError(
                 f"'{unknown[0]}' is no hyperparameter of {self.name}; it has: {', '.join(sorted(known)) or 'none'}"
             )
-        ranges = self.search_ranges()
         if self.pml_loss is None:
-            self._check_against(arguments, ranges)
+            self._check_against(arguments, self.search_ranges())
+        like = own | ({"loss_lr": LOSS_LEARNING_RATE} if self.pml_loss else {})
         for name, value in self.fixed.items():
-            if (
-                isinstance(value, float)
-                and not math.isfinite(value)
-                or isinstance(value, str)
-                and _looks_numeric(value)
-            ):
-                raise ValueError(
-                    f"fixed.{name}: expected a finite number, not {value!r} (YAML reads 1e-5 as text: 1.0e-5)"
-                )
+            _refuse_value(f"fixed.{name}", value, like.get(name))
+        for name, searched in self.ranges.items():
+            values = [searched.low, searched.high] if searched.choices is None else searched.choices
+            for value in values:
+                _refuse_value(f"ranges.{name}", value, like.get(name))
+            if name in like and like[name].integer and searched.choices is None and not searched.integer:
+                raise ValueError(f"ranges.{name}: only whole numbers make sense: add integer: true")
         return self
 
     def _check_against(self, arguments: dict[str, bool], ranges: dict[str, Range]) -> None:
@@ -116,13 +158,17 @@ class Method(Checked):
     def title(self) -> str:
         return self.name if self.pml_loss else plugins.literal("methods", self.name, "TITLE", self.name)
 
-    def search_ranges(self) -> dict[str, Range]:
-        """What is searched: the method's own ranges, those of the study in their place, without what is fixed."""
+    def own_ranges(self) -> dict[str, Range]:
+        """The ranges of the method's file or of its PML description."""
         if self.pml_loss is None:
             origin, own = f"dml/methods/{self.name}.py", plugins.literal("methods", self.name, "RANGES", {})
         else:
             origin, own = self.name, pml_arguments.ranges(self.pml_loss, self.pml_miner)
-        ranges = {name: Range.check(values, f"{origin}: {name}") for name, values in own.items()} | self.ranges
+        return {name: Range.check(values, f"{origin}: {name}") for name, values in own.items()}
+
+    def search_ranges(self) -> dict[str, Range]:
+        """What is searched: the method's own ranges, those of the study in their place, without what is fixed."""
+        ranges = self.own_ranges() | self.ranges
         return {name: ranges[name] for name in sorted(ranges) if name not in self.fixed}
 
     def searched(self) -> dict[str, dict]:
@@ -147,19 +193,24 @@ class Method(Checked):
         )
 
     def fingerprint(self) -> str:
-        """What the method is: a hash of its code, so that a real change of it retrains it and a comment does not."""
-        package = Path(plugins.__file__).parent
-        if self.pml_loss:
-            return plugins.code_hash([package / "pml.py", package / "pml_arguments.py"])
-        return plugins.fingerprint("methods", self.name, leave_out={"TITLE", "RANGES", "IMAGES_PER_CLASS"})
+        """A hash of the method's code."""
+        return self.trial({}).code()
 
 
-def _looks_numeric(text: str) -> bool:
+def _refuse_name(name: str) -> None:
+    if not re.match(NAME, name):
+        raise ValueError(f"'{name}': expected a name of lower-case letters, digits and underscores")
+
+
+def _refuse_value(key: str, value: Any, like: Range | None) -> None:
+    """ValueError naming the key if a hyperparameter cannot have a value; `like` is the range its method gives it."""
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        if like is not None:
+            like.refuse(value)
+        elif looks_numeric(value) or isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"expected a finite number, not {value!r} (YAML reads 1e-5 as text: 1.0e-5)")
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
 
 
 def _named(entry: Any) -> Any:
@@ -201,8 +252,8 @@ class Study(Checked):
     def method(self, name: str) -> Method:
         return next(method for method in self.methods if method.name == name)
 
-    def check_pml(self) -> None:
-        """Build every named loss and miner of pytorch-metric-learning once. ValueError naming what is wrong."""
+    def check_pml(self, origin: str) -> None:
+        """Build every named loss and miner of pytorch-metric-learning once. ValueError naming origin and method."""
         for method in self.methods:
             if method.pml_loss is not None:
                 from dml.pml import check
@@ -210,11 +261,16 @@ class Study(Checked):
                 try:
                     has_weights = check(method.pml_loss, method.pml_miner)
                 except ValueError as error:
-                    raise ValueError(f"method '{method.name}': {error}") from None
-                if has_weights and "loss_lr" not in {*method.search_ranges(), *method.fixed}:
+                    raise ValueError(f"{origin}: method '{method.name}': {error}") from None
+                given = "loss_lr" in {*method.search_ranges(), *method.fixed}
+                if has_weights and not given:
                     raise ValueError(
-                        f"method '{method.name}': the loss has weights of its own: give their learning rate a range, "
-                        "ranges: {loss_lr: {low: 1.0e-6, high: 1, log: true}}"
+                        f"{origin}: method '{method.name}': the loss has weights of its own: give their learning "
+                        "rate a range, ranges: {loss_lr: {low: 1.0e-6, high: 1, log: true}}"
+                    )
+                if given and not has_weights:
+                    raise ValueError(
+                        f"{origin}: method '{method.name}': the loss has no weights of its own: leave out loss_lr"
                     )
 
     def trials(self, method: str) -> int:
@@ -249,6 +305,9 @@ def study_path(name: str, folder: Path) -> Path:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise ValueError(f"study '{name}': no file {path}; choose from: {known}, or give the path of a study file")
+    own = folder / path.name
+    if own.is_file() and not own.samefile(path):
+        raise ValueError(f"{path}: {own} has the same name, and the results would have: rename your study")
     if not re.match(NAME, path.stem):
         raise ValueError(f"{path}: a study's file name is made of lower-case letters, digits and underscores")
     return path

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from dml import plugins
 from dml.checked import Checked
 
 
@@ -22,3 +24,18 @@ class Trial(Checked):
     def fingerprint(self) -> str:
         """A short hash of all values."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def code(self) -> str:
+        """A hash of the method's code: a real change of it makes another method, a comment does not."""
+        if self.pml_loss:
+            package = Path(plugins.__file__).parent
+            return plugins.code_hash([package / "pml.py", package / "pml_arguments.py"])
+        return plugins.fingerprint("methods", self.method, leave_out={"TITLE", "RANGES", "IMAGES_PER_CLASS"})
+
+
+class BestTrial(Checked):
+    """The trial that won a search, and is trained again. With a `failure`, because every trial failed, it is not."""
+
+    number: int = Field(ge=0, description="of the trial in the search")
+    trial: Trial
+    failure: str | None = None

@@ -133,12 +133,12 @@ def _best(places, trials):
         if METHODS[method][1] is None:
             parameters = {"margin": 0.0, "weights_lr": 0.001}
             row |= {"trial": 0, "score": 0.0, "failed_trials": trials, "failure": f"fold 0: {NAN}"}
-            yield row | {"parameters": json.dumps(parameters), "edges": "[]", "ranges": json.dumps(RANGES)}
+            yield row | {"parameters": json.dumps(parameters), "edges": "{}", "ranges": json.dumps(RANGES)}
         elif method == "pretrained":
-            yield row | {"trial": 0, "score": 0.1, "trials": 1, "parameters": "{}", "edges": "[]", "ranges": "{}"}
+            yield row | {"trial": 0, "score": 0.1, "trials": 1, "parameters": "{}", "edges": "{}", "ranges": "{}"}
         else:
             parameters = {"margin": 1.99 if method == "triplet" else 0.4, "weights_lr": 1.25e-05}
-            edges = ["margin"] if method == "triplet" else []
+            edges = {"margin": "high"} if method == "triplet" else {}
             row |= {"trial": 4, "score": METHODS[method][1] + 0.1, "sem": 0.0013}
             yield row | {"parameters": json.dumps(parameters), "edges": json.dumps(edges), "ranges": json.dumps(RANGES)}
 
@@ -164,7 +164,8 @@ def _study(names, datasets):
             }
             for name in names
         ],
-        "protocol": {"trunk": "bn_inception", "crop_scale": [0.16, 1.0], "weights": None, "seeds": 3, "folds": FOLDS},
+        "protocol": {"trunk": "bn_inception", "crop_scale": [0.16, 1.0], "seeds": 3, "folds": FOLDS,
+                     "weights": {"file": "bn_inception.pth", "sha256": "0123abcd", "urls": []}},
         "protocol_help": {"trunk": "the network before the embedding", "seeds": "reproductions of the best trial"},
     }  # fmt: skip
 

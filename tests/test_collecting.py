@@ -10,7 +10,7 @@ from dml.collecting import collect
 from dml.protocol import Protocol
 from dml.results import Results
 from dml.runs import Data, run_fold
-from dml.search import Range, close, to_json, tried
+from dml.search import Range, Selected, close, to_json, tried
 from dml.splits import write_folds
 from dml.study import Study
 from dml.trial import Trial
@@ -97,13 +97,13 @@ class Made:
 
     def seed(self, dataset, method, seed, blank):
         trains = method == "contrastive"
+        chosen = Selected.load(self.best[-1])
         failed = (dataset, method, seed) == ("photos", "contrastive", 1)
         records = []
         for k in range(2):
             record = copy.deepcopy(blank) | {
                 "dataset": dataset, "method": method, "seed": seed, "fold": k, "failure": None, "seconds": 2.5,
-                "trial": {"number": 2, "search": "5ea7c4", "made_by": blank["made_by"]},
-                "parameters": {"pos_margin": 0.5} if trains else {},
+                "trial": chosen.trial, "parameters": chosen.parameters,
                 "score": 0.5 + 0.1 * k, "steps": 8 * trains, "best_step": 4 * trains,
                 "curve": [
                     {"step": 0, "loss": None, "map_at_r": 0.1}, {"step": 4, "loss": 2.0, "map_at_r": 0.5 + 0.1 * k}
@@ -117,11 +117,16 @@ class Made:
             for kind, fold, value in (("separated", 0, 0.25), ("separated", 1, 0.5), ("concatenated", None, 0.75))
         ]  # fmt: skip
         values = {"dataset": dataset, "method": method, "seed": seed, "metrics": metrics, "records": records}
-        values |= {"failure": "fold 1: diverged" if failed else None, "test": f"test of {dataset}"}
+        values |= {"failure": "fold 1: diverged" if failed else None, "test": f"test of {dataset}", "code": "c0de"}
         file = self.folder / dataset / method / "seeds" / str(seed) / "metrics.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(values))
         self.measured.append(file)
+
+    def change_search(self, file, **made_by):
+        """Edit what made one search."""
+        found = Selected.load(file)
+        found.model_copy(update={"made_by": found.made_by | made_by}).save(file)
 
     def change(self, number, edit):
         """Edit what one seed's file says."""
@@ -178,7 +183,8 @@ def test_runs_hold_a_row_for_every_model(collected, blank):
     row = rows[keys.index(("photos", "contrastive", "0", "1"))]
     provenance = blank["provenance"]
     expected = {
-        "trial": "2", "search": "5ea7c4", "parameters": '{"pos_margin": 0.5}', "best_map_at_r": "0.6", "failure": "",
+        "trial": "1", "search": Selected.load(collected.best[2]).fingerprint, "parameters": '{"pos_margin": 0.8}',
+        "best_map_at_r": "0.6", "failure": "",
         "steps": "8", "best_step": "4", "seconds": "2.5", "embedding_size": "8", "commit": provenance["commit"],
         "code": blank["made_by"]["code"], "device": provenance["device"], "host": provenance["host"],
         "threads": str(provenance["threads"]), "python": provenance["python"],
@@ -223,7 +229,7 @@ def test_best_holds_a_row_for_every_search(collected):
     assert (photos["trial"], photos["trials"], photos["failed_trials"]) == ("1", "3", "1")
     assert float(photos["score"]) == pytest.approx(0.36) and float(photos["sem"]) == pytest.approx(0.01)
     assert json.loads(glyphs["ranges"]) == {"pos_margin": RANGE}
-    assert json.loads(glyphs["edges"]) == []
+    assert json.loads(glyphs["edges"]) == {}
     assert json.loads(rows["glyphs", "pretrained"]["ranges"]) == {}
 
 
@@ -236,8 +242,16 @@ def test_parameters_on_an_edge_are_named(made):
     history = [tried(0, {"pos_margin": -0.2, "neg_margin": 1.0}, low)]
     ranges = {"pos_margin": Range(**RANGE), "neg_margin": Range(**RANGE)}
     close("glyphs", "contrastive", ranges, history).save(made.best[number])
+
+    def trained_with_it(values):
+        for record in values["records"]:
+            record |= {"trial": 0, "parameters": history[0].parameters}
+
+    for seed, file in enumerate(made.measured):
+        if "glyphs" in file.parts and "contrastive" in file.parts:
+            made.change(seed, trained_with_it)
     made.collect()
-    assert json.loads(made.rows("best")[number]["edges"]) == ["pos_margin"]
+    assert json.loads(made.rows("best")[number]["edges"]) == {"pos_margin": "low"}
 
 
 def test_the_study_is_described(collected, tmp_path):
@@ -292,7 +306,9 @@ def test_collecting_again_gives_equal_bytes(collected):
 
 CHANGES = {
     "code": lambda values: values["records"][1]["made_by"].update(code="other"),
-    "code of the search": lambda values: values["records"][1]["trial"]["made_by"].update(code="other"),
+    "trunk": lambda values: values["records"][1]["made_by"].update(trunk="other"),
+    "method": lambda values: values["records"][1]["made_by"].update(method="other"),
+    "metrics": lambda values: values.update(code="other"),
     "data": lambda values: values["records"][1]["made_by"].update(data="other"),
     "weights": lambda values: values["records"][1]["made_by"].update(weights="other"),
     "protocol": lambda values: values["records"][1]["made_by"].update(protocol="other"),
@@ -308,7 +324,7 @@ def test_results_of_different_origin_are_refused_and_named(made, what):
     with pytest.raises(ValueError) as raised:
         made.collect()
     message = str(raised.value)
-    first = made.measured[2 if what == "setting" else 0]  # settings are compared within a method
+    first = made.measured[2 if what in ("setting", "method") else 0]  # these are compared within a method
     assert "\n" not in message
     assert message.startswith(f"{made.measured[number]}: made with other {what.split()[0]} than {first}; ")
     for file in (made.measured[number], first):
@@ -320,7 +336,7 @@ def test_results_of_different_origin_are_refused_and_named(made, what):
 def test_what_all_data_sets_share_is_compared_across_them(made, what):
     def everywhere(values):
         for record in values["records"]:
-            record["made_by"][what] = record["trial"]["made_by"][what] = "other"
+            record["made_by"][what] = "other"
 
     for number, file in enumerate(made.measured):
         if "photos" in file.parts:
@@ -335,14 +351,29 @@ def test_a_mixture_within_one_seed_is_refused(made):
         made.collect()
 
 
+def test_a_model_and_its_search_are_of_one_origin(made):
+    made.change_search(made.best[1], code="other")
+    with pytest.raises(ValueError, match="other code than"):
+        made.collect()
+
+
+@pytest.mark.parametrize("change", [{"trial": 0}, {"parameters": {"pos_margin": 0.1}}])
+def test_a_model_of_another_setting_than_the_chosen_one_is_refused(made, change):
+    made.change(0, lambda values: values["records"][1].update(change))
+    with pytest.raises(ValueError, match="trained with trial .* its search chose trial 2 {'pos_margin': 1.8}: delete"):
+        made.collect()
+
+
 def test_data_sets_have_each_their_own_data(made):
     def of_photos(values):
         for record in values["records"]:
-            record["made_by"]["data"] = record["trial"]["made_by"]["data"] = "of photos"
+            record["made_by"]["data"] = "of photos"
 
     for number, file in enumerate(made.measured):
         if "photos" in file.parts:
             made.change(number, of_photos)
+    for file in made.best[2:]:
+        made.change_search(file, data="of photos")
     made.collect()
     assert {(row["dataset"], row["data"]) for row in made.rows("runs") if row["dataset"] == "photos"} == {
         ("photos", "of photos")

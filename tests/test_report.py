@@ -156,7 +156,7 @@ def test_without_a_gallery_there_is_no_section_for_it(tmp_path):
 def test_the_sentence_names_best_untrained_ties_and_failures(page):
     assert (
         "Birds 1. Contrastive has the highest separated MAP@R, 40.00 ± 2.48% (mean of 3 seeds, 95% interval), "
-        "30.00 points above the untrained trunk (10.00%). Statistically tied with it: Triplet. Without a result: "
+        "30.00 points above the pretrained trunk (10.00%). Statistically tied with it: Triplet. Without a result: "
         "ProxyNCA."
     ) in page.words
 
@@ -164,7 +164,7 @@ def test_the_sentence_names_best_untrained_ties_and_failures(page):
 def test_the_sentence_without_ties(tmp_path):
     words = summary(tmp_path, methods=["contrastive", "margin"], datasets=1)
     assert "Every other method is significantly below it." in words
-    assert "untrained trunk (" not in words
+    assert "trunk (" not in words
     assert "Without a result" not in words
 
 
@@ -181,17 +181,17 @@ def test_the_sentence_where_training_does_not_help(tmp_path):
     (folder / "metrics.csv").write_text(re.sub(r"(pretrained,.*),0\.\d+,1000", r"\1,0.9,1000", metrics))
     words = Page(render(Results.load(folder), {}, {})).words
     assert (
-        "No training helps: the untrained trunk (Pretrained) has the highest separated MAP@R, 90.00% (one "
+        "No training helps: the pretrained trunk (Pretrained) has the highest separated MAP@R, 90.00% (one "
         "evaluation, the same with every seed), 50.00 points above the best trained method, Contrastive."
     ) in words
 
 
-def test_a_trunk_with_loaded_weights_is_not_called_untrained(tmp_path):
-    path = write(tmp_path, methods=["pretrained", "contrastive"], datasets=1) / "study.json"
-    path.write_text(path.read_text().replace('"weights": null', '"weights": {"file": "imagenet.pt"}'))
-    words = Page(render(Results.load(tmp_path), {}, {})).words
-    assert "30.00 points above the pretrained trunk (10.00%)" in words
-    assert "untrained trunk" not in words
+def test_a_trunk_without_weights_is_called_untrained(tmp_path):
+    results = Results.load(write(tmp_path, methods=["pretrained", "contrastive"], datasets=1))
+    results.study["protocol"]["weights"] = None
+    words = Page(render(results, {}, {})).words
+    assert "30.00 points above the untrained trunk (10.00%)" in words
+    assert "pretrained trunk" not in words
 
 
 def test_the_sentence_of_a_method_with_a_failed_seed(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dml import record, runs
+from dml import plugins, record, runs
 from dml.images import PackedImages
 from dml.protocol import Weights
 from dml.record import provenance, training_code, write_json
@@ -71,6 +71,8 @@ def test_the_record_says_how_the_model_came_about(data, protocol, stripes_data):
             "data": stripes_data.trainval.with_suffix(".sha256").read_text().strip(),
             "weights": None,
             "protocol": protocol.fingerprint(),
+            "trunk": plugins.fingerprint("trunks", "convnet"),
+            "method": TRIAL.code(),
         },
         "provenance": provenance("cpu"),
     }

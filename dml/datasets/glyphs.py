@@ -36,6 +36,7 @@ CYRILLIC = "БДЖИЙЦЧШЩЪЫЭЮЯЉЊЂ"
 MORE_LATIN = "ÆŒŁĐĦ"
 SIGNS = "!#$%&()*+<=>?@[]{}§¶†‡±÷¿£€¥©«»"
 CHARACTERS = LETTERS_AND_DIGITS + GREEK + CYRILLIC + MORE_LATIN + SIGNS
+CLASSES = 120
 PICTURES = 20
 SIDE = 40
 
@@ -96,6 +97,7 @@ def class_characters() -> dict[str, str]:
     The numbers come from a shuffle (by hash), because a study halves the sorted classes and cuts folds out of them:
     this way every part holds a mix of scripts, and validation tells something about the test.
     """
+    assert len(set(CHARACTERS)) == CLASSES
     shuffled = sorted(CHARACTERS, key=lambda character: sha256(character.encode()).digest())
     return {
         f"{number:03d}_{unicodedata.name(character).lower().replace(' ', '_')}": character

@@ -7,7 +7,7 @@ from dml.record import write_json
 from dml.search import close, extend_history, from_json, to_json
 from dml.stages import run
 from dml.study import Study
-from dml.trial import Trial
+from dml.trial import BestTrial, Trial
 
 
 def main(
@@ -26,7 +26,8 @@ def main(
     known = extend_history(known, [json.loads(path.read_text()) for path in folds])
     write_json(output_history, {"dataset": dataset, "method": method, "trials": to_json(known)})
     selected = close(dataset, method, Study.load(study).method(method).search_ranges(), known)
-    Trial.load(settings[selected.trial]).save(output_trial)
+    trial = Trial.load(settings[selected.trial])
+    BestTrial(number=selected.trial, trial=trial, failure=selected.failure).save(output_trial)
     selected.save(output)
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from dml.model import save_model
 from dml.record import write_json
 from dml.runs import Data, run_fold
-from dml.search import Selected
 from dml.stages import run
 from dml.study import Study
-from dml.trial import Trial
+from dml.trial import BestTrial
 
 
 def main(
@@ -16,7 +15,6 @@ def main(
     dataset: str,
     seed: int,
     trial: Path,
-    best: Path,
     trainval: Path,
     folds: Path,
     weights: Path | None,
@@ -27,14 +25,11 @@ def main(
 ) -> None:
     """Write each fold's model, and its record beside it."""
     data = Data(dataset, trainval.with_suffix(""), folds, weights)
-    checked, selected, setting = Study.load(study), Selected.load(best), Trial.load(trial)
-    chosen = {"number": selected.trial, "search": selected.fingerprint, "made_by": selected.made_by}
+    protocol, best = Study.load(study).protocol, BestTrial.load(trial)
     for k, path in zip(fold, output, strict=True):
-        model, record = run_fold(
-            setting, checked.protocol, data, k, ("final", seed), device, threads, failure=selected.failure
-        )
+        model, record = run_fold(best.trial, protocol, data, k, ("final", seed), device, threads, failure=best.failure)
         save_model(model, path)
-        write_json(path.with_name("record.json"), record | {"seed": seed, "trial": chosen})
+        write_json(path.with_name("record.json"), record | {"seed": seed, "trial": best.number})
 
 
 if __name__ == "__main__":
@@ -44,7 +39,6 @@ if __name__ == "__main__":
         dataset=str,
         seed=int,
         trial=Path,
-        best=Path,
         trainval=Path,
         folds=Path,
         weights=(Path,),

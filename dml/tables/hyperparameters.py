@@ -60,13 +60,8 @@ def _value(best: pd.Series, name: str) -> dict[str, Any]:
         "high": math.nan if searched.get("high") is None else searched["high"],
         "log": bool(searched.get("log", False)),
         "choices": "" if choices is None else ", ".join(map(str, choices)),
-        "edge": _edge(value, searched) if name in best["edges"] else "",
+        "edge": best["edges"].get(name, ""),
     }
-
-
-def _edge(value: float, searched: dict[str, Any]) -> str:
-    scale = math.log if searched.get("log") else float
-    return "low" if scale(value) - scale(searched["low"]) < scale(searched["high"]) - scale(value) else "high"
 
 
 def _about_method(row: pd.Series, title: str) -> list[str]:

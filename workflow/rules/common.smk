@@ -16,7 +16,11 @@ try:
     # relative: a project that was moved is still the same project
     STUDY_FILE = Path(os.path.relpath(STUDY_FILE))
     STUDY = load_study(STUDY_FILE, SETTINGS.images)
-    STUDY.check_pml()
+    if workflow.is_main_process:
+        for dataset in STUDY.datasets:
+            dataset.refuse_namesake(Path(SETTINGS.data, dataset.name, "images.csv"))
+            dataset.check_classes(STUDY.protocol.folds)
+        STUDY.check_pml(str(STUDY_FILE))
 except ValueError as error:
     sys.exit(f"error: {error}")
 

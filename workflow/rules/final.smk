@@ -10,7 +10,6 @@ for group in FOLD_GROUPS:
         input:
             study=ancient(str(STUDY_FILE)),
             trial=f"{RUN}/best_trial.yaml",
-            best=ancient(f"{RUN}/best.yaml"),  # a longer search with the same winner retrains nothing
             folds=f"{RESULTS}/{{dataset}}/folds.csv",
             trainval=f"{SIDE}/trainval.sha256",
             pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
@@ -28,7 +27,7 @@ for group in FOLD_GROUPS:
             trained=what_is_trained,
         shell:
             "python -m dml.stages.train_final --study {input.study:q} --dataset {wildcards.dataset}"
-            " --seed {wildcards.seed} --trial {input.trial:q} --best {input.best:q} --trainval {input.trainval:q}"
+            " --seed {wildcards.seed} --trial {input.trial:q} --trainval {input.trainval:q}"
             " --folds {input.folds:q} --weights {input.weights:q} --device $DML_DEVICE --threads {threads}"
             " --fold {params.fold:q} --output {output.models:q} 2> {log:q}"
 
@@ -46,6 +45,11 @@ rule embed:
     conda:
         ENVIRONMENT
     threads: 1
+    params:
+        code=[
+            plugins.fingerprint("trunks", PROTOCOL.trunk),
+            code_of("augmentation", "embedding", "evaluation", "images", "model"),
+        ],
     shell:
         "python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
         " --threads {threads} --output {output:q} 2> {log:q}"

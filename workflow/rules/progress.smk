@@ -28,6 +28,8 @@ class RemainingTime(logging.Handler):
             name, start = self.running.pop(record.job_id)
             self.finished[name] += 1
             self.seconds[name] += time.monotonic() - start
+        elif event == LogEvent.JOB_ERROR:
+            self.running.pop(record.jobid, None)
         elif event == LogEvent.PROGRESS and 0 < record.done < record.total:
             left = self.estimate(time.monotonic())
             if left is not None:

@@ -27,6 +27,8 @@ rule collect:
         images=SETTINGS.images or [],
         name=NAME,
         study=STUDY.model_dump(),
+        titles=[method.title for method in STUDY.methods],
+        datasets=[dataset.describe() for dataset in STUDY.datasets],
         code=code_of("collecting"),
     shell:
         "python -m dml.stages.collect --study {input.study:q} --name {params.name} --images {params.images:q} --measured {input.measured:q}"
