@@ -19,6 +19,16 @@ SMOKE = "tests/studies/smoke.yaml"
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
 
 
+def photographs(folder, classes=16, images=2):
+    """Files with the names of pictures, in class folders: enough for a plan."""
+    for c in range(classes):
+        for n in range(images):
+            image = folder / f"class{c:02d}" / f"{n}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(b"no picture")
+    return folder
+
+
 class Project:
     """A copy of the project in an empty folder."""
 
@@ -266,10 +276,7 @@ def test_what_a_change_makes_again(with_toys):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_plan_of_every_study_has_the_protocols_number_of_jobs(path, tmp_path):
     project = Project(tmp_path)
-    own = tmp_path / "photos"
-    for c in range(16):
-        (own / f"class{c:02d}").mkdir(parents=True)
-        (own / f"class{c:02d}" / "image.png").write_bytes(b"")
+    own = photographs(tmp_path / "photos")
     study = Study.load(path)
     config = [] if study.datasets else [f"images={own}"]
     jobs = Counter(job["rule"] for job in project.plan(study=path.stem, config=[*config, "folds_per_job=4"]))
@@ -285,7 +292,7 @@ def test_the_plan_of_every_study_has_the_protocols_number_of_jobs(path, tmp_path
 def test_ones_own_images_get_results_of_their_own(tmp_path):
     project = Project(tmp_path / "a project (1)")
     for name in ("My Photos", "others"):
-        (tmp_path / name / "class").mkdir(parents=True)
+        photographs(tmp_path / name)
     images = f"images=['{tmp_path}/My Photos','{tmp_path}/others']"
     jobs = project.plan(study="own_images", config=[images])
     targets = {file for job in jobs for file in job["output"]}
@@ -331,19 +338,49 @@ def test_mistakes_end_before_any_job_in_one_line(tmp_path, options, message):
     assert "Traceback" not in text
 
 
+def test_too_few_classes_or_images_end_before_any_job(tmp_path):
+    project = Project(tmp_path)
+    few, lonely, no_zip = tmp_path / "few", photographs(tmp_path / "lonely"), tmp_path / "photos.zip"
+    photographs(few, classes=3)
+    (lonely / "class01" / "1.png").unlink()
+    no_zip.write_bytes(b"<html>")
+    for own, message in (
+        (few, f"error: {few}: 3 classes in all, so 1 trainval classes cannot make 4 folds"),
+        (lonely, f"error: {lonely}: class 'class01' has a single image"),
+        (no_zip, f"error: {no_zip}: neither a folder nor an intact zip archive"),
+    ):
+        text = project.snakemake("-n", study="own_images", config=[f"images={own}"], fails=True)
+        assert message in text and "Traceback" not in text
+    study = tmp_path / SMOKE
+    study.write_text(study.read_text().replace("protocol:\n", "protocol:\n  folds: 99\n"))
+    assert "error: glyphs: 120 classes in all, so 60 trainval" in project.snakemake("-n", fails=True)
+
+
+def test_another_folder_of_the_same_name_replaces_nothing(tmp_path):
+    project = Project(tmp_path)
+    one, other = photographs(tmp_path / "one" / "photos"), photographs(tmp_path / "other" / "photos")
+    project.snakemake("--cores", "1", "data/photos/images.csv", study="own_images", config=[f"images={one}"])
+    text = project.snakemake("-n", study="own_images", config=[f"images={other}"], fails=True)
+    assert f"error: {other}: the name 'photos' is taken by {one}: rename your folder, or delete data/photos" in text
+    assert project.plan(study="own_images", config=["images=one/photos"])  # the same folder by another path
+
+
+def test_a_study_of_ones_own_does_not_take_the_name_of_another(tmp_path):
+    project = Project(tmp_path)
+    shutil.copy(tmp_path / SMOKE, tmp_path / "demo.yaml")
+    text = project.snakemake("-n", study="demo.yaml", fails=True)
+    assert "demo.yaml has the same name, and the results would have: rename your study" in text
+
+
 def test_a_picture_that_does_not_decode_is_named(tmp_path):
     project = Project(tmp_path)
-    for c in range(16):
-        for n in range(2):
-            image = tmp_path / "photos" / f"class{c:02d}" / f"{n}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(b"no picture")
+    photographs(tmp_path / "photos")
     text = project.snakemake("--cores", "1", "search", study="own_images", config=["images=photos"], fails=True)
     assert re.search(r"error: photos: class\d\d/[01]\.png: not a readable image", text)
 
 
 def test_missing_weights_without_network_say_where_to_put_them(tmp_path):
-    (tmp_path / "photos" / "a").mkdir(parents=True)
+    photographs(tmp_path / "photos")
     project = Project(tmp_path)
     target = "data/weights/squeezenet1_0_deepcompression_bgr.pt"
     text = project.snakemake(
