@@ -322,6 +322,12 @@ def test_the_first_mistake_is_told_in_one_line(change, message):
     assert str(raised.value) == f"here.yaml: {message}"
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"PK\x03\x04\xff")
+    with pytest.raises(ValueError, match=f"{tmp_path}/a.yaml: not a text file"):
+        Outer.load(tmp_path / "a.yaml")
+
+
 @pytest.mark.parametrize("values", [None, [], "text", 3])
 def test_a_file_that_holds_no_keys(tmp_path, values):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(values))

@@ -87,6 +87,24 @@ def test_the_defaults_are_the_papers():
          "'gamma' is no hyperparameter of circle; it has: loss_lr"),
         ({"methods": [{"name": "triplet", "fixed": {"margin": "1e-5"}}]}, "fixed.margin: expected a finite .*1.0e-5"),
         ({"methods": [{"name": "triplet", "fixed": {"margin": float("inf")}}]}, "fixed.margin: expected a finite"),
+        ({"methods": [{"name": "triplet", "fixed": {"margin": None}}]}, "fixed.margin: expected a finite .*not None"),
+        ({"methods": [{"name": "triplet", "fixed": {"margin": [0.1, 0.2]}}]}, "fixed.margin: expected a finite number"),
+        ({"methods": [{"name": "triplet", "ranges": {"margin": {"choices": ["1e-5", 0.1]}}}]},
+         "ranges.margin: choices: expected finite numbers, not '1e-5' .*1.0e-5"),
+        ({"methods": [{"name": "triplet", "ranges": {"margin": {"choices": ["small"]}}}]},
+         "ranges.margin: expected a finite number, not 'small'"),
+        ({"methods": [{"name": "triplet", "ranges": {"loss_lr": {"low": 0.1, "high": 1}}}]},
+         "'loss_lr' is no hyperparameter of triplet"),
+        ({"methods": [{"name": "ntxent", "ranges": {"temperature": {"low": -1, "high": 1}}}]},
+         "ranges.temperature: expected a number above 0, not -1"),
+        ({"methods": [{"name": "cosface", "fixed": {"loss_lr": 0}}]}, "fixed.loss_lr: expected a number above 0"),
+        ({"methods": [{"name": "fastap", "fixed": {"num_bins": 2.5}}]}, "fixed.num_bins: expected a whole number"),
+        ({"methods": [{"name": "fastap", "ranges": {"num_bins": {"low": 2, "high": 8}}}]},
+         "ranges.num_bins: only whole numbers make sense: add integer: true"),
+        ({"methods": [{"name": "circle", "pml_loss": {"CircleLoss": {"gamma": "1e2"}}}]},
+         "gamma: expected a number, not '1e2'"),
+        ({"methods": ["Contrastive"]}, "methods.0: unknown name 'Contrastive' in methods; choose from: arcface"),
+        ({"methods": [{"name": "My circle", "pml_loss": {"CircleLoss": {}}}]}, "'My circle': expected a name of lower"),
         ({"protocol__learning_rate": float("inf")}, "protocol.learning_rate: input should be a finite number"),
         ({"datasets": "glyphs"}, "datasets: input should be a valid list"),
         ({"datasets": [{"name": "mine", "folder": "/nowhere/photos"}]}, "/nowhere/photos does not exist"),
@@ -135,6 +153,9 @@ def test_a_pml_loss_with_weights_needs_a_learning_rate_for_them(tmp_path):
     anchor = {"name": "anchor", "pml_loss": {"ProxyAnchorLoss": {}}}
     with pytest.raises(ValueError, match="method 'anchor': the loss has weights of its own: give .*loss_lr"):
         load_study(a_study(tmp_path, methods=[anchor])).check_pml("study.yaml")
+    triplet = {"name": "t", "pml_loss": {"TripletMarginLoss": {}}, "fixed": {"loss_lr": 0.1}}
+    with pytest.raises(ValueError, match="study.yaml: method 't': the loss has no weights of its own: leave out loss_"):
+        load_study(a_study(tmp_path, methods=[triplet])).check_pml("study.yaml")
     ranged = anchor | {"ranges": {"loss_lr": {"low": 1e-4, "high": 1, "log": True}}}
     load_study(a_study(tmp_path, methods=[ranged])).check_pml("study.yaml")
 
