@@ -254,26 +254,20 @@ def test_the_digest_follows_the_images(tmp_path):
     digests = [folder.listing_digest(source)]
     assert folder.listing_digest(source) == digests[0]
 
-    def note(path):
-        # A step of its own for file systems with coarse times.
-        os.utime(path, (1_000_000_000 + len(digests),) * 2)
-        digests.append(folder.listing_digest(source))
-
     owls = source / "birds" / "images" / "owl"
-    build(source, {"birds/images/owl/5.png": None})
-    note(owls)
-    (owls / "5.png").rename(owls / "6.png")
-    note(owls)
-    owls.rename(owls.with_name("eagle"))
-    note(owls.parent)
-    shutil.rmtree(owls.with_name("eagle"))
-    note(owls.parent)
-    assert len(set(digests)) == 5
-    build(source, {".cache/1.png": None})
-    os.utime(source, (1_000_000_000, 1_000_000_000))
-    hidden = folder.listing_digest(source)
-    build(source, {".cache/2.png": None})
-    assert folder.listing_digest(source) == hidden
+    for change in (
+        lambda: build(source, {"birds/images/owl/5.png": None}),
+        lambda: os.utime(owls / "5.png", (1_000_000_000, 1_000_000_000)),
+        lambda: (owls / "5.png").write_bytes(b"another"),
+        lambda: (owls / "5.png").rename(owls / "6.png"),
+        lambda: owls.rename(owls.with_name("eagle")),
+        lambda: shutil.rmtree(owls.with_name("eagle")),
+    ):
+        change()
+        digests.append(folder.listing_digest(source))
+    assert len(set(digests)) == 7
+    build(source, {".cache/1.png": None, "birds/images/.DS_Store": b"a file browser was here", "birds/notes.txt": b""})
+    assert folder.listing_digest(source) == digests[-1]
 
 
 def test_the_digest_follows_the_archive(tmp_path):

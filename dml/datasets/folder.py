@@ -30,7 +30,7 @@ def prepare(destination: Path, mirrors: Sequence[str] = (), source: Path | None 
         raise ValueError("folder: which images? Give the path of a folder or a .zip that has one folder per class")
     source = Path(source).expanduser()
     files = {path: name for path, name in _files_of(source).items() if all(map(_is_visible, path.parts))}
-    images = sorted((path for path in files if path.suffix.lower() in ENDINGS), key=lambda path: path.parts)
+    images = sorted(filter(_is_image, files), key=lambda path: path.parts)
     if not images:
         others = Counter(path.suffix.lower() or path.name for path in files)
         found = ", ".join(f"{count} {ending}" for ending, count in others.most_common(5)) or "nothing"
@@ -42,18 +42,18 @@ def prepare(destination: Path, mirrors: Sequence[str] = (), source: Path | None 
 
 
 def listing_digest(source: Path) -> str:
-    """A hash that changes when images are added, removed or renamed, without looking at the images.
+    """A hash that changes when images are added, removed, renamed or written anew, without looking into them.
 
-    Of a folder: every visible folder in it with its time of change; of a .zip: its size and time of change. An image
-    that is overwritten in place is not noticed.
+    Of the path, size and time of change of every image in a folder, or of the .zip.
     """
     source = Path(source).expanduser()
     if source.is_dir():
-        seen = sorted((str(folder), (source / folder).stat().st_mtime_ns) for folder, _ in _walk(source))
+        images = [source / path for path in _files_of(source) if _is_image(path)]
     elif source.exists():
-        seen = [(source.name, source.stat().st_size, source.stat().st_mtime_ns)]
+        images = [source]
     else:
         raise ValueError(f"{source}: no such folder or file")
+    seen = sorted((str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns) for path in images)
     return sha256(repr(seen).encode()).hexdigest()
 
 
@@ -85,6 +85,10 @@ def _leads_back(folder: Path) -> bool:
 
 def _refuse(error: OSError) -> None:
     raise ValueError(f"{error.filename}: cannot be read ({error.strerror})")
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in ENDINGS and all(map(_is_visible, path.parts))
 
 
 def _is_visible(name: str) -> bool:
