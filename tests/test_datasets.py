@@ -262,10 +262,11 @@ def test_the_digest_follows_the_images(tmp_path):
         lambda: (owls / "5.png").rename(owls / "6.png"),
         lambda: owls.rename(owls.with_name("eagle")),
         lambda: shutil.rmtree(owls.with_name("eagle")),
+        lambda: (source / "birds" / "images" / "link.png").symlink_to("nowhere.png"),
     ):
         change()
         digests.append(folder.listing_digest(source))
-    assert len(set(digests)) == 7
+    assert len(set(digests)) == 8
     build(source, {".cache/1.png": None, "birds/images/.DS_Store": b"a file browser was here", "birds/notes.txt": b""})
     assert folder.listing_digest(source) == digests[-1]
 

@@ -53,7 +53,10 @@ def listing_digest(source: Path) -> str:
         images = [source]
     else:
         raise ValueError(f"{source}: no such folder or file")
-    seen = sorted((str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns) for path in images)
+    seen = []
+    for path in sorted(images):
+        status = path.stat(follow_symlinks=path.exists())  # a link that leads nowhere is named when it is read
+        seen.append((str(path.relative_to(source)), status.st_size, status.st_mtime_ns))
     return sha256(repr(seen).encode()).hexdigest()
 
 
