@@ -65,7 +65,9 @@ class Dataset(Checked):
         from dml.splits import check_class_sizes, check_number_of_classes
 
         if self.folder is None:
-            check_number_of_classes(self.name, plugins.literal("datasets", self.name, "CLASSES"), folds)
+            known = plugins.literal("datasets", self.name, "CLASSES")
+            if known is not None:  # else it is found out when the images are there
+                check_number_of_classes(self.name, known, folds)
         else:
             class_of_image = [image.label_name for image in prepare(Path(), source=self.path())]
             check_number_of_classes(self.folder, len(set(class_of_image)), folds)
