@@ -135,7 +135,11 @@ class Method(Checked):
             )
         if self.pml_loss is None:
             self._check_against(arguments, self.search_ranges())
-        like = own | ({"loss_lr": LOSS_LEARNING_RATE} if self.pml_loss else {})
+        self._check_values(own | ({"loss_lr": LOSS_LEARNING_RATE} if self.pml_loss else {}))
+        return self
+
+    def _check_values(self, like: dict[str, Range]) -> None:
+        """What the study says of a hyperparameter is of the kind that the method's own range says."""
         for name, value in self.fixed.items():
             _refuse_value(f"fixed.{name}", value, like.get(name))
         for name, searched in self.ranges.items():
@@ -144,7 +148,6 @@ class Method(Checked):
                 _refuse_value(f"ranges.{name}", value, like.get(name))
             if name in like and like[name].integer and searched.choices is None and not searched.integer:
                 raise ValueError(f"ranges.{name}: only whole numbers make sense: add integer: true")
-        return self
 
     def _check_against(self, arguments: dict[str, bool], ranges: dict[str, Range]) -> None:
         """Every required argument has a value, and every range an argument: a slip in a method's file is found here."""
