@@ -91,6 +91,11 @@ def test_progress_names_the_remaining_time(project):
     assert re.search(r"\d+ of \d+ steps \(\d+%\) done\nabout \d+ (s|min) left", after)
 
 
+def test_the_targets_files_are_not_listed(project):
+    assert "rule report:" in project.output and "rule all:" not in project.output
+    assert max(map(len, project.output.splitlines())) < 4000
+
+
 def test_the_search_closes_without_any_test_file(project):
     assert [f for f in project.after_search if f.endswith("best.yaml")]
     packed = sorted(Path(f).name for f in project.after_search if "/side" in f and Path(f).suffix)
@@ -207,7 +212,7 @@ def with_toys(project):
 def test_a_new_loss_runs_only_its_own_jobs_and_the_report(with_toys):
     jobs = Counter(job["rule"] for job in with_toys.toy_plan)
     of_toys = {"propose": 2, "train_trial": 2, "select": 1, "train_final": 2, "embed": 2, "measure": 2}
-    report = {"collect": 1, "tables": 1, "figures": 1, "gallery": 1, "report": 1, "all": 1}
+    report = {"collect": 1, "tables": 1, "figures": 1, "gallery": 1, "report": 1}
     assert jobs == {rule: 2 * count for rule, count in of_toys.items()} | report
     assert {job["wildcards"].get("method") for job in with_toys.toy_plan} == {"toy", "toy_nan", None}
     now = with_toys.files("results")
@@ -241,7 +246,7 @@ def test_what_a_change_makes_again(with_toys):
     assert rules_of(plan, "toy")["train_trial"] == 2 and rules_of(plan, "toy")["train_final"] == 2
 
     toy.write_text(code.replace('TITLE = "Toy"', 'TITLE = "Toys"'))
-    assert {job["rule"] for job in with_toys.plan()} == {"collect", "tables", "figures", "gallery", "report", "all"}
+    assert {job["rule"] for job in with_toys.plan()} == {"collect", "tables", "figures", "gallery", "report"}
 
     toy.write_text(code.replace('"high": 2.0', '"high": 3.0'))
     assert rules_of(with_toys.plan(), "toy")["propose"] == 2

@@ -59,4 +59,10 @@ def in_words(seconds):
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def is_worth_a_line(record):
+    """The targets name every file of a study, thousands, twice: that is not said."""
+    return getattr(record, "event", None) != LogEvent.JOB_INFO or record.rule_name not in ("all", "search")
+
+
 logger.addHandler(RemainingTime())
+logger.addFilter(is_worth_a_line)
