@@ -2,13 +2,15 @@
 
 from snakemake.utils import min_version
 
+from dml.progress import watch
+
 min_version("9.0")
+watch()
 
 
 configfile: f"{workflow.basedir}/config.yaml"
 
 
-include: "workflow/rules/progress.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/search.smk"
