@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dml import plugins, protocol
 from dml.downloading import mirrors_from
+from dml.record import evaluation_code
 from dml.settings import Settings
 from dml.study import load_study, own_images, own_name, study_path
 

@@ -70,10 +70,7 @@ rule measure:
         ENVIRONMENT
     threads: 1
     params:
-        code=[
-            *(plugins.fingerprint("metrics", metric) for metric in plugins.names("metrics")),
-            code_of("embedding", "evaluation", "measuring", "neighbours"),
-        ],
+        code=evaluation_code(),
     shell:
         "python -m dml.stages.measure --embeddings {input.embeddings:q} --test {input.test:q}"
         " --output {output.metrics:q} --output-queries {output.queries:q} 2> {log:q}"
