@@ -1,7 +1,9 @@
-"""The model: normalise pixels, trunk, linear head."""
+"""The model: normalise pixels, trunk, pooling, linear head."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,38 +18,76 @@ from dml.protocol import Protocol
 class Model(nn.Module):
     """uint8 crops (B, 3, S, S), RGB, to embeddings and features.
 
-    The head is one linear layer with bias and PyTorch's initialisation, as in the paper's code. Without a head
-    (`embedding_size` None) the features are the embeddings: the trunk as it is.
+    A trunk's file gives, as literals, CHANNELS, MEAN and STD (what its pixels look like, of 0-255), WIDTH and POOLING,
+    and a function `build(weights)`, whose module makes of the normalised crops a feature map (B, WIDTH, h, w) or, in a
+    transformer, tokens (B, 1 + N, WIDTH) with the class token first. The pooling makes features (B, WIDTH) of either.
+
+    The head is one linear layer with PyTorch's initialisation, as in the paper's code. Without a head the features are
+    the embeddings: the trunk as it is. Trunk and head start as the global random state has it.
     """
 
-    def __init__(
-        self, trunk_name: str, embedding_size: int | None, freeze_batchnorm: bool, weights: Path | None = None
-    ) -> None:
+    def __init__(self, protocol: Protocol, has_head: bool, weights: Path | None = None) -> None:
         super().__init__()
-        plugin = plugins.load("trunks", trunk_name)
+        plugin = plugins.load("trunks", protocol.trunk)
         self.channels, self.mean, self.std = plugin.CHANNELS, plugin.MEAN, plugin.STD
         self.trunk = plugin.build(weights)
-        self.head = nn.Linear(plugin.WIDTH, embedding_size) if embedding_size else nn.Identity()
-        self.embedding_size = embedding_size or plugin.WIDTH
-        self.freeze_batchnorm = freeze_batchnorm
+        self.pooling = Pooling(protocol.pooling or plugin.POOLING, learns=has_head)
+        self.norm, self.head = nn.Identity(), nn.Identity()
+        self.embedding_size = plugin.WIDTH
+        if has_head:
+            if protocol.head_layernorm:
+                self.norm = nn.LayerNorm(plugin.WIDTH, elementwise_affine=False)
+            self.head = nn.Linear(plugin.WIDTH, protocol.embedding_size, bias=protocol.head_bias)
+            self.embedding_size = protocol.embedding_size
+        self.freeze_batchnorm = protocol.freeze_batchnorm
+        if self.freeze_batchnorm == "everything":
+            for module in self._batchnorms():
+                module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Outputs:
-        features = self.trunk(normalise(images, self.channels, self.mean, self.std))
-        return Outputs(self.head(features), features)
+        features = self.pooling(self.trunk(normalise(images, self.channels, self.mean, self.std)))
+        return Outputs(self.head(self.norm(features)), features)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode; the running statistics of batch normalisation stay as they are if they are frozen."""
         super().train(mode)
-        if self.freeze_batchnorm:
-            for module in self.trunk.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        if self.freeze_batchnorm != "nothing":
+            for module in self._batchnorms():
+                module.eval()
         return self
 
+    def _batchnorms(self) -> list[nn.Module]:
+        return [m for m in self.trunk.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
-def build_model(protocol: Protocol, trains: bool, weights: Path | None) -> Model:
-    """A fresh model of a study: trunk with its weights, head as the global random state gives it."""
-    return Model(protocol.trunk, protocol.embedding_size if trains else None, protocol.freeze_batchnorm, weights)
+
+class Pooling(nn.Module):
+    """Feature map (B, WIDTH, h, w) or tokens (B, 1 + N, WIDTH) to features (B, WIDTH).
+
+    `kind` as in `Protocol.pooling`; of tokens all but `token` see the patches, not the class token. average_max is the
+    sum of both (Kim et al., Proxy Anchor Loss, the code). gem is the mean of the p-th powers to the 1 / p, one p for
+    all channels, from 3 on (Radenovic et al., Fine-tuning CNN Image Retrieval); p is a weight if the pooling `learns`.
+    """
+
+    def __init__(self, kind: str, learns: bool) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "gem":
+            self.p = nn.Parameter(torch.tensor(3.0)) if learns else 3.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.kind == "token":
+            return features[:, 0]
+        places, dims = (features[:, 1:], (1,)) if features.ndim == 3 else (features, (2, 3))
+        if self.kind == "average":
+            return places.mean(dims)
+        if self.kind == "max":
+            return places.amax(dims)
+        if self.kind == "average_max":
+            return places.mean(dims) + places.amax(dims)
+        # By logarithms: the powers themselves leave float32 for a p of 7, and their gradient is then NaN.
+        powers = self.p * places.clamp(min=1e-6).log()
+        count = math.prod(places.shape[dim] for dim in dims)
+        return ((powers.logsumexp(dims) - math.log(count)) / self.p).exp()
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -58,10 +98,11 @@ def save_model(model: Model, path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
 
 
-def load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: Path) -> dict[str, Any]:
     """The tensors of a weight file, safetensors or PyTorch's format. Only tensors are read: no code can run.
 
-    ValueError naming the file if it is no such file.
+    Some files hold them one level deeper, below "model" or "state_dict". ValueError naming the file if it is no such
+    file.
     """
     try:
         if path.suffix == ".safetensors":
@@ -76,10 +117,20 @@ def load_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a file of weights, in PyTorch's format or safetensors ({reason})") from error
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Put the weights of a file into a network. ValueError naming the file if they are of another network."""
+def load_weights(network: nn.Module, path: Path, convert: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
+    """Put the weights of a file into a network, all of them and no others.
+
+    `convert` makes the file's names those of the network, and takes out what is not of it. ValueError naming the file
+    if the weights are of another network.
+    """
+    state = load_state(path)
     try:
-        network.load_state_dict(load_state(path))
-    except RuntimeError as error:
+        network.load_state_dict(convert(state))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:  # all but the first: the file is no dict
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: the weights do not fit the trunk ({reason})") from error
+
+
+def without(state: dict[str, Any], *prefixes: str) -> dict[str, Any]:
+    """The state without the tensors of some modules, such as a classifier: those whose names begin so."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}

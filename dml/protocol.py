@@ -7,9 +7,9 @@ differ we follow the code and the key's description says so.
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dml import plugins
 from dml.checked import Checked
@@ -20,11 +20,24 @@ Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 class Weights(Checked):
     """Where the trunk's weights come from. Without it the trunk starts from random weights."""
 
-    file: str = Field(description="name of the file; looked for in the mirrors first")
-    sha256: str = Field(
-        pattern="^[0-9a-f]{8,64}$", description="its SHA-256, checked before use; its first 8 digits or more will do"
+    file: str = Field(pattern="^[^/]+$", description="name of the file; looked for in the mirrors first")
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{8,64}$",
+        description="its SHA-256, checked before use; its first 8 digits or more will do",
     )
-    urls: list[str] = Field(default=[], description="addresses or paths of it, tried in order")
+    sha1: str | None = Field(
+        default=None, pattern="^[0-9a-f]{40}$", description="its SHA-1, where no SHA-256 is published"
+    )
+    urls: list[str] = Field(
+        default=[], description="addresses or paths of it, tried in order; a .zip that holds it will do"
+    )
+
+
+WeightsOrTrunksOwn = Annotated[
+    Weights | None,
+    BeforeValidator(lambda weights: weights, json_schema_input_type=Weights | Literal["pretrained"] | None),
+]
 
 
 class Protocol(Checked):
@@ -32,12 +45,25 @@ class Protocol(Checked):
 
     # the model
     trunk: str = Field(description="the network before the embedding: a file of dml/trunks/ (paper: BN-Inception)")
-    weights: Weights | None = Field(default=None, description="pretrained weights of the trunk (paper: ImageNet)")
-    embedding_size: int = Field(default=128, ge=1, description="outputs of the linear head that follows the trunk")
-    freeze_batchnorm: bool = Field(
-        default=True,
-        description="keep the running statistics of batch normalisation; its scale and shift are still trained, as in "
-        "the paper's code (its prose says frozen)",
+    weights: WeightsOrTrunksOwn = Field(
+        default=None,
+        description="pretrained weights of the trunk (paper: ImageNet); `pretrained` takes those that the trunk's file "
+        "names",
+    )
+    pooling: Literal["average", "max", "average_max", "gem", "token"] | None = Field(
+        default=None,
+        description="how the trunk's last feature map becomes one vector: average, max, average_max (their sum), gem "
+        "(generalised mean with a learnt power), token (the class token of a transformer); null: the trunk's own way",
+    )
+    head_layernorm: bool = Field(
+        default=False, description="layer normalisation, without weights of its own, between pooling and head"
+    )
+    head_bias: bool = Field(default=True, description="whether the linear head has a bias")
+    embedding_size: int = Field(default=128, ge=1, description="outputs of the linear head that follows the pooling")
+    freeze_batchnorm: Literal["nothing", "statistics", "everything"] = Field(
+        default="statistics",
+        description="what of the trunk's batch normalisation stays as it is: its running statistics (the paper's code: "
+        "scale and shift are still trained, with weight decay), everything (the paper's prose), or nothing",
     )
 
     # the pixels
@@ -81,6 +107,18 @@ class Protocol(Checked):
     seeds: int = Field(default=10, ge=1, description="reproductions of the best trial, each trains every fold anew")
     seed: int = Field(default=0, ge=0, description="root of all random draws of the study")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trunks_own_weights(cls, values: Any) -> Any:
+        """`weights: pretrained` stands for what the trunk's file says."""
+        if not (isinstance(values, dict) and values.get("weights") == "pretrained"):
+            return values
+        trunk = values.get("trunk")
+        weights = plugins.literal("trunks", trunk, "WEIGHTS")
+        if weights is None:
+            raise ValueError(f"weights: dml/trunks/{trunk}.py names none: give file, sha256 and urls instead")
+        return values | {"weights": weights}
+
     @field_validator("trunk")
     @classmethod
     def _trunk_exists(cls, trunk: str) -> str:
@@ -98,6 +136,13 @@ class Protocol(Checked):
     def _sensible(self) -> "Protocol":
         if self.crop_size > self.resize:
             raise ValueError(f"crop_size {self.crop_size} is larger than resize {self.resize}: make resize larger")
+        patch = plugins.literal("trunks", self.trunk, "PATCH", 1)
+        if self.crop_size % patch:
+            raise ValueError(
+                f"crop_size {self.crop_size}: {self.trunk} cuts images into patches: a multiple of {patch}"
+            )
+        if self.pooling == "token" and plugins.literal("trunks", self.trunk, "POOLING") != "token":
+            raise ValueError(f"pooling: {self.trunk} has no class token: choose average, max, average_max or gem")
         if self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale {self.crop_scale} is a share of the image's area: at most 1")
         if self.max_epochs < self.evaluate_every:
@@ -109,7 +154,11 @@ class Protocol(Checked):
     def training_values(self) -> dict:
         """The part that decides what one training gives: a change of the rest retrains nothing."""
         plan = {"trials", "trials_per_round", "sobol_trials", "seeds"}
-        return self.model_dump(exclude={key: True for key in plan} | {"weights": {"file", "urls"}})
+        return self.model_dump(exclude={key: True for key in plan} | {"weights": {"urls"}})
+
+    def trunk_code(self) -> str:
+        """A hash of the trunk's code; where its weights are found does not count, they have a hash of their own."""
+        return plugins.fingerprint("trunks", self.trunk, leave_out={"WEIGHTS"})
 
     def fingerprint(self) -> str:
         """A short hash of `training_values`."""

@@ -1,23 +1,21 @@
 """One fold of one run: from the files of a data set to a model and its record."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from dml import plugins
 from dml.images import PackedImages
+from dml.model import Model
 from dml.protocol import Protocol
 from dml.record import provenance, training_code
 from dml.seeds import derive_seed
 from dml.splits import Fold, read_folds
-from dml.training import Outcome, build_model, method_class_of, train
+from dml.training import Outcome, method_class_of, train
 from dml.trial import Trial
-
-if TYPE_CHECKING:
-    from dml.model import Model
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,11 @@ class Data:
         return PackedImages.open(self.stem)
 
     @cached_property
+    def weights_sha256(self) -> str | None:
+        """Of the trunk's weight file, as it is."""
+        return None if self.weights is None else hashlib.sha256(self.weights.read_bytes()).hexdigest()
+
+    @cached_property
     def folds(self) -> list[Fold]:
         return read_folds(self.folds_file)
 
@@ -41,7 +44,7 @@ class Data:
 def run_fold(
     trial: Trial, protocol: Protocol, data: Data, fold: int, run: tuple[str, int], device: str, threads: int,
     failure: str | None = None,
-) -> tuple["Model", dict[str, Any]]:  # fmt: skip
+) -> tuple[Model, dict[str, Any]]:  # fmt: skip
     """Train one fold; give its model and everything there is to know about how it came about.
 
     `run` is ("search", trial) or ("final", seed): with the fold it names the seed, which is the same for all methods,
@@ -54,7 +57,7 @@ def run_fold(
         outcome = train(trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device)
     else:
         torch.manual_seed(derive_seed(seed, "model"))
-        model = build_model(protocol, method_class_of(trial).trains, data.weights)
+        model = Model(protocol, method_class_of(trial).trains, data.weights)
         outcome = Outcome(model, None, 0, 0, [], failure, 0.0)
     return outcome.model, {
         "dataset": data.dataset,
@@ -74,9 +77,9 @@ def run_fold(
         "made_by": {
             "code": training_code(),
             "data": data.trainval.fingerprint,
-            "weights": protocol.weights.sha256 if protocol.weights else None,
+            "weights": data.weights_sha256,
             "protocol": protocol.fingerprint(),
-            "trunk": plugins.fingerprint("trunks", protocol.trunk),
+            "trunk": protocol.trunk_code(),
             "method": trial.code(),
         },
         "provenance": provenance(device),

@@ -16,14 +16,14 @@ from dml.augmentation import train_batch
 from dml.embedding import embed
 from dml.images import PackedImages
 from dml.method import Method
-from dml.model import Model, build_model
+from dml.model import Model
 from dml.neighbours import neighbours
 from dml.pml import build_pml_method
 from dml.protocol import Protocol
 from dml.sampling import batches
 from dml.seeds import derive_seed, generator
 from dml.splits import Fold
-from dml.trial import Trial
+from dml.trial import OPTIMISER, Trial
 
 
 @dataclass
@@ -65,7 +65,7 @@ def train(
 
     torch.manual_seed(derive_seed(seed, "model"))
     method_class = method_class_of(trial)
-    model = build_model(protocol, method_class.trains, weights).to(device)
+    model = Model(protocol, method_class.trains, weights).to(device)
     torch.manual_seed(derive_seed(seed, "loss"))
     method = build_method(trial, len(fold.train), model.embedding_size).to(device)
 
@@ -147,7 +147,7 @@ def method_class_of(trial: Trial) -> type[Method]:
 
 def build_method(trial: Trial, num_classes: int, embedding_size: int) -> Method:
     """The method with a trial's hyperparameters, its own weights as the global random state gives them."""
-    parameters = {k: v for k, v in (trial.fixed | trial.parameters).items() if k != "loss_lr"}
+    parameters = {k: v for k, v in (trial.fixed | trial.parameters).items() if k not in OPTIMISER}
     if trial.pml_loss:
         return build_pml_method(num_classes, embedding_size, trial.pml_loss, trial.pml_miner, parameters)
     return method_class_of(trial)(num_classes, embedding_size, **parameters)
@@ -155,11 +155,14 @@ def build_method(trial: Trial, num_classes: int, embedding_size: int) -> Method:
 
 def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Protocol) -> list[torch.optim.Optimizer]:
     """RMSprop for the model, and one of its own for the loss's weights, whose learning rate belongs to the trial."""
-    optimizers = [_rmsprop(model.parameters(), protocol.learning_rate, protocol.weight_decay, protocol)]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizers = [_rmsprop(trained, protocol.learning_rate, protocol.weight_decay, protocol)]
     weights: list[Tensor] = list(method.parameters())
     if weights:
-        learning_rate = (trial.fixed | trial.parameters).get("loss_lr", protocol.learning_rate)
+        own = trial.fixed | trial.parameters
+        learning_rate = own.get("loss_lr", protocol.learning_rate)
         decay = protocol.weight_decay if method.loss_weight_decay is None else method.loss_weight_decay
+        decay = own.get("loss_weight_decay", decay)
         optimizers.append(_rmsprop(weights, learning_rate, decay, protocol))
     return optimizers
 

@@ -10,6 +10,9 @@ from pydantic import Field
 from dml import plugins
 from dml.checked import Checked
 
+OPTIMISER = ("loss_lr", "loss_weight_decay")
+"""Hyperparameters of the optimiser of a loss's own weights: they are not handed to the loss."""
+
 
 class Trial(Checked):
     """What a training needs to know about its method."""

@@ -57,18 +57,19 @@ def test_the_mode_is_as_it_was(training):
     assert model.training == training
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_batch_normalisation_stays_frozen(held_out, frozen):
-    model = Model("convnet", 8, frozen).train()
+@pytest.mark.parametrize("frozen", ["nothing", "statistics", "everything"])
+def test_frozen_batch_normalisation_stays_frozen(held_out, protocol, frozen):
+    model = Model(protocol.model_copy(update={"freeze_batchnorm": frozen}), has_head=True).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     embed(model, held_out, crop_size=16)
-    assert {module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {not frozen}
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.training for norm in norms} == {frozen == "nothing"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_neither_the_batches_nor_the_other_images_matter(held_out):
+def test_neither_the_batches_nor_the_other_images_matter(held_out, protocol):
     torch.manual_seed(0)
-    model = Model("convnet", 8, freeze_batchnorm=False)
+    model = Model(protocol, has_head=True)
     whole = embed(model, held_out, crop_size=16)
     assert len(whole) == len(held_out) == 72
     for batch_size in (1, 5, 72, 1000):

@@ -1,6 +1,7 @@
-"""Models and trunks: preprocessing, shapes, gradients, weight files."""
+"""The model: pooling, head, frozen batch normalisation, weight files. Its trunks: see test_trunks.py."""
 
 import contextlib
+import math
 import os
 import pickle
 
@@ -8,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.models import squeezenet1_0
 
-from dml import plugins
-from dml.model import Model, build_model, load_state, save_model
-
-TRUNKS = plugins.names("trunks")
+from dml.method import Outputs
+from dml.model import Model, Pooling, load_state, save_model
+from dml.protocol import Protocol
 
 
 def images(count=3, side=64, seed=0):
@@ -21,62 +20,18 @@ def images(count=3, side=64, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), dtype=np.uint8))
 
 
-def model(trunk="convnet", embedding_size=8, freeze_batchnorm=False, weights=None, seed=0):
+def model(trunk="convnet", has_head=True, weights=None, seed=0, **settings):
+    """A fresh model with 8 outputs and a seed of its own."""
+    defaults = {"embedding_size": 8, "crop_size": 224, "freeze_batchnorm": "nothing"}
     torch.manual_seed(seed)
-    return Model(trunk, embedding_size, freeze_batchnorm, weights)
+    return Model(Protocol(trunk=trunk, **defaults | settings), has_head, weights)
 
 
-# ---------------------------------------------------------------------------------------------------------- every trunk
-
-
-@pytest.mark.parametrize("name", TRUNKS)
-def test_every_trunk_says_what_it_wants_in_literals(name):
-    channels, mean, std, width = (plugins.literal("trunks", name, key) for key in ("CHANNELS", "MEAN", "STD", "WIDTH"))
-    assert channels in ("RGB", "BGR")
-    assert len(mean) == len(std) == 3
-    assert all(0 <= value <= 255 for value in mean) and all(0 < value <= 255 for value in std)
-    assert isinstance(width, int) and width > 0
-    module = plugins.load("trunks", name)
-    found = [getattr(module, key) for key in ("CHANNELS", "MEAN", "STD", "WIDTH")]
-    assert found == [channels, mean, std, width]
-    assert module.__doc__ and module.build.__doc__
-
-
-@pytest.mark.parametrize("name", TRUNKS)
-def test_every_trunk_gives_features_of_its_width_and_finite_gradients(name):
-    built = model(name, embedding_size=5)
-    embeddings, features = built(images())
-    assert features.shape == (3, plugins.literal("trunks", name, "WIDTH"))
-    assert embeddings.shape == (3, 5)
-    assert embeddings.isfinite().all() and features.isfinite().all()
-    embeddings.square().sum().backward()
-    for weight_name, weight in built.named_parameters():
-        assert weight.grad is not None and weight.grad.isfinite().all(), weight_name
-    assert built.head.weight.grad.any() and next(built.trunk.parameters()).grad.any()
-
-
-@pytest.mark.parametrize("name", TRUNKS)
-def test_every_trunk_takes_other_sizes_and_tells_images_apart(name):
-    built = model(name, embedding_size=None).eval()
-    with torch.inference_mode():
-        for side in (32, 49):
-            features = built(images(2, side)).features
-            assert features.shape == (2, built.embedding_size)
-            assert not torch.equal(features[0], features[1])
-
-
-@pytest.mark.parametrize("name", TRUNKS)
-def test_every_trunk_starts_from_the_global_random_state(name):
-    first, again, other = (model(name, seed=seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    assert any(not torch.equal(first[key], other[key]) for key in first)
-
-
-# ------------------------------------------------------------------------------------------------------------ the model
+# ------------------------------------------------------------------------------------------------------------- the head
 
 
 def test_the_head_is_one_linear_layer_on_the_features(protocol):
-    built = build_model(protocol, True, None)
+    built = Model(protocol, has_head=True)
     embeddings, features = built(images())
     assert built.embedding_size == protocol.embedding_size == 8
     assert [name for name in built.state_dict() if name.startswith("head")] == ["head.weight", "head.bias"]
@@ -84,66 +39,132 @@ def test_the_head_is_one_linear_layer_on_the_features(protocol):
     assert (embeddings < 0).any()
 
 
-def test_without_a_head_the_features_are_the_embeddings(protocol):
-    built = build_model(protocol, False, None)
+@pytest.mark.parametrize("layernorm", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_layer_normalisation_has_no_weights_and_stands_before_the_head(layernorm, bias):
+    built = model(head_layernorm=layernorm, head_bias=bias)
     embeddings, features = built(images())
-    assert embeddings is features
-    assert built.embedding_size == 128
+    names = {name for name in built.state_dict() if not name.startswith("trunk.")}
+    assert names == {"head.weight", "head.bias"} if bias else names == {"head.weight"}
+    inputs = features
+    if layernorm:
+        mean, variance = features.mean(1, keepdim=True), features.var(1, keepdim=True, unbiased=False)
+        inputs = (features - mean) / (variance + 1e-5).sqrt()
+    expected = inputs @ built.head.weight.T + (built.head.bias if bias else 0)
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_the_mode_of_batch_normalisation(frozen):
+def test_without_a_head_the_features_are_the_embeddings(protocol):
+    for settings in ({}, {"head_layernorm": True, "head_bias": False}):
+        built = Model(protocol.model_copy(update=settings), has_head=False)
+        found = built(images())
+        assert isinstance(found, Outputs) and found.embeddings is found.features
+        assert built.embedding_size == 128
+        assert all(name.startswith("trunk.") for name in built.state_dict())
+
+
+# ---------------------------------------------------------------------------------------------------------- the pooling
+
+KINDS = ("average", "max", "average_max", "gem")
+
+
+def by_hand(kind, places, p=3.0):
+    """(WIDTH, places) of one image to its features, in float64."""
+    mean, largest = places.mean(axis=1), places.max(axis=1)
+    if kind == "gem":
+        return (np.maximum(places, 1e-6) ** p).mean(axis=1) ** (1 / p)
+    return {"average": mean, "max": largest, "average_max": mean + largest}[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_poolings_of_maps_and_of_patch_tokens(kind):
+    maps = np.random.default_rng(0).normal(size=(4, 5, 3, 2))
+    expected = np.stack([by_hand(kind, each.reshape(5, 6)) for each in maps])
+    pool = Pooling(kind, learns=True)
+    found = pool(torch.tensor(maps, dtype=torch.float32))
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+    patches = torch.tensor(maps, dtype=torch.float32).flatten(2).transpose(1, 2)
+    tokens = torch.cat([torch.full((4, 1, 5), 1000.0), patches], dim=1)
+    np.testing.assert_allclose(pool(tokens).detach(), expected, rtol=1e-5)
+
+
+def test_the_class_token_is_the_first():
+    tokens = torch.randn(4, 7, 5)
+    assert torch.equal(Pooling("token", learns=True)(tokens), tokens[:, 0])
+
+
+@pytest.mark.parametrize("p", [1.0, 2.5, 3.0, 9.0])
+def test_gem_has_one_power_that_is_learnt(p):
+    maps = np.random.default_rng(0).uniform(0.1, 2, (2, 5, 3, 3))
+    pool = Pooling("gem", learns=True)
+    assert [(name, weight.item()) for name, weight in pool.named_parameters()] == [("p", 3.0)]
+    pool.p.data.fill_(p)
+    found = pool(torch.tensor(maps, dtype=torch.float32))
+    expected = np.stack([by_hand("gem", each.reshape(5, 9), p) for each in maps])
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+    found.sum().backward()
+    above, below = (np.sum([by_hand("gem", m.reshape(5, 9), p + step) for m in maps]) for step in (1e-5, -1e-5))
+    assert pool.p.grad.item() == pytest.approx((above - below) / 2e-5, rel=1e-3)
+
+
+def test_where_nothing_is_trained_the_power_is_3_and_no_weight():
+    pool = Pooling("gem", learns=False)
+    assert not list(pool.state_dict()) and not list(pool.parameters())
+    maps = torch.rand(2, 5, 3, 3)
+    torch.testing.assert_close(pool(maps), Pooling("gem", learns=True)(maps).detach())
+    assert "pooling.p" in model(pooling="gem").state_dict()
+    assert "pooling.p" not in model(pooling="gem", has_head=False).state_dict()
+
+
+@pytest.mark.parametrize("p", [0.5, 3.0, 8.0, 50.0])
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e-30, 1.0, 1e12])
+def test_the_gradient_of_gem_is_finite(p, value):
+    maps = torch.full((2, 3, 4, 4), value, requires_grad=True)
+    pool = Pooling("gem", learns=True)
+    pool.p.data.fill_(p)
+    found = pool(maps)
+    found.sum().backward()
+    assert found.isfinite().all() and maps.grad.isfinite().all() and math.isfinite(pool.p.grad)
+    torch.testing.assert_close(found, torch.full((2, 3), max(value, 1e-6)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_the_model_pools_as_the_protocol_says_else_as_the_trunk_does(kind):
+    built = model(pooling=kind, has_head=False, seed=2).eval()
+    with torch.inference_mode():
+        pixels = (images().float() - 127.5) / 127.5
+        maps = built.trunk(pixels)
+        torch.testing.assert_close(built(images()).features, Pooling(kind or "average", learns=False)(maps))
+
+
+# ------------------------------------------------------------------------------------------- frozen batch normalisation
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "statistics", "everything"])
+def test_what_of_batch_normalisation_is_trained(frozen):
     built = model(freeze_batchnorm=frozen)
     norms = [module for module in built.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 4
     assert built.train() is built and built.training and built.trunk.training and built.head.training
-    assert {norm.training for norm in norms} == {not frozen}
-    assert all(norm.weight.requires_grad and norm.bias.requires_grad for norm in norms)
+    assert {norm.training for norm in norms} == {frozen == "nothing"}
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    optimizer = torch.optim.SGD(built.parameters(), lr=0.1, weight_decay=0.1)
+    built(images(5)).embeddings.square().mean().backward()
+    optimizer.step()
+    changed = {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])}
+    of_norms = {name for name in before if name.startswith("trunk.") and name.split(".")[2] == "1"}
+    statistics = {name for name in of_norms if "running" in name or "tracked" in name}
+    assert len(of_norms) == 20 and len(statistics) == 12
+    stays = {"nothing": set(), "statistics": statistics, "everything": of_norms}[frozen]
+    assert changed == set(before) - stays
     built.eval()
     assert not any(module.training for module in built.modules())
 
 
-# -------------------------------------------------------------------------------------------------- squeezenet's pixels
-
-
-@pytest.fixture(scope="module")
-def squeezenet_files(tmp_path_factory):
-    """torchvision's network with random weights, and the files of its weights in both formats."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(7)
-    network = squeezenet1_0().eval()
-    for weight in network.parameters():  # torchvision starts all biases at 0: a file of them would prove nothing
-        weight.data += 0.01 * torch.randn_like(weight)
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save(network.state_dict(), folder / "w.pth")
-    torch.save(network.state_dict(), folder / "w.pt")
-    save_file(network.state_dict(), folder / "w.safetensors")
-    return network, folder
-
-
-def pooled(network, inputs):
-    return network.features(inputs).mean(dim=(2, 3))
-
-
-@pytest.mark.parametrize("ending", ["pth", "pt", "safetensors"])
-def test_squeezenet_sees_bgr_minus_the_mean(squeezenet_files, ending):
-    network, folder = squeezenet_files
-    built = model("squeezenet1_0", weights=folder / f"w.{ending}").eval()
-    rgb = images().float()
-    blue, green, red = rgb[:, 2] - 104, rgb[:, 1] - 117, rgb[:, 0] - 123
-    with torch.inference_mode():
-        features = built(images()).features
-        torch.testing.assert_close(features, pooled(network, torch.stack([blue, green, red], dim=1)))
-        assert not torch.allclose(features, pooled(network, torch.stack([red, green, blue], dim=1)), rtol=0.01)
-
-
-def test_torchvisions_own_weights_see_rgb_between_0_and_1(squeezenet_files):
-    network, folder = squeezenet_files
-    built = model("squeezenet1_0_torchvision", weights=folder / "w.pth").eval()
-    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    with torch.inference_mode():
-        expected = pooled(network, (images().float() / 255 - mean) / std)
-        torch.testing.assert_close(built(images()).features, expected, rtol=1e-4, atol=1e-5)
+def test_frozen_statistics_are_those_in_use():
+    built, free = (model(freeze_batchnorm=frozen).train() for frozen in ("statistics", "nothing"))
+    embeddings, again, other = (m(images()).embeddings for m in (built, built.eval(), free))
+    assert torch.equal(embeddings, again) and not torch.allclose(embeddings, other, atol=0.01)
 
 
 # --------------------------------------------------------------------------------------------------------- weight files
@@ -210,16 +231,17 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused_too(tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
-def test_weights_of_another_network_are_refused(tmp_path, trunk):
-    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "w.pth")
-    with pytest.raises((RuntimeError, ValueError), match="w.pth: the weights do not fit the trunk .*Missing key"):
-        model(trunk, weights=tmp_path / "w.pth")
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], 3, {}, {"0.0.weight": 3}, {3: torch.zeros(3)}])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="w.pth: the weights do not fit the trunk") as caught:
+        model(weights=tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
     state = model().trunk.state_dict()
     state["0.0.weight"] = state["0.0.weight"][:, :1]
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises((RuntimeError, ValueError), match="size mismatch for 0.0.weight"):
+    with pytest.raises(ValueError, match="size mismatch for 0.0.weight"):
         model(weights=tmp_path / "w.pth")

@@ -14,7 +14,7 @@ from dml.augmentation import train_batch
 from dml.embedding import embed
 from dml.images import PackedImages
 from dml.method import Method
-from dml.model import build_model
+from dml.model import Model
 from dml.neighbours import neighbours
 from dml.plugins import load
 from dml.sampling import batches
@@ -171,7 +171,7 @@ def test_a_failure_before_the_first_validation_has_no_score_and_leaves_the_untra
     outcome = train(CONTRASTIVE, protocol, trainval, fold, seed=3)
     assert outcome.score is None and outcome.best_step == 0 and len(outcome.curve) == 1
     torch.manual_seed(derive_seed(3, "model"))
-    assert equal(state_of(outcome.model), state_of(build_model(protocol, True, None)))
+    assert equal(state_of(outcome.model), state_of(Model(protocol, has_head=True)))
 
 
 def test_embeddings_that_are_not_finite_are_a_failure_even_if_the_loss_is(monkeypatch, trainval, fold, protocol):
@@ -198,7 +198,7 @@ def by_hand(trial, protocol, trainval, fold, seed, steps):
     """The model and the method after so many steps, with RMSprop written out."""
     images, labels = of_classes(trainval, fold.train)
     torch.manual_seed(derive_seed(seed, "model"))
-    model = build_model(protocol, True, None)
+    model = Model(protocol, has_head=True)
     torch.manual_seed(derive_seed(seed, "loss"))
     method = build_method(trial, len(fold.train), protocol.embedding_size)
     order = batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
@@ -234,7 +234,7 @@ def test_steps_are_those_of_rmsprop_written_by_hand(monkeypatch, trainval, fold,
 
 
 def test_every_weight_has_one_optimiser(protocol):
-    model, method = build_model(protocol, True, None), build_method(SOFTMAX, 6, 8)
+    model, method = Model(protocol, has_head=True), build_method(SOFTMAX, 6, 8)
     settings = protocol.model_copy(update={"learning_rate": 0.3, "momentum": 0.7, "weight_decay": 0.02})
     own, of_loss = build_optimizers(model, method, SOFTMAX, settings)
     for optimizer, module, rate in ((own, model, 0.3), (of_loss, method, SOFTMAX.parameters["loss_lr"])):
@@ -251,32 +251,50 @@ def test_a_fixed_learning_rate_of_the_loss_counts_too(protocol):
         method="normalized_softmax", images_per_class=4, parameters={"temperature": 0.1}, fixed={"loss_lr": 0.5}
     )
     neither = Trial(method="normalized_softmax", images_per_class=4, parameters={"temperature": 0.1})
-    model = build_model(protocol, True, None)
+    model = Model(protocol, has_head=True)
     for trial, rate in ((fixed, 0.5), (neither, protocol.learning_rate)):
         _, of_loss = build_optimizers(model, build_method(trial, 6, 8), trial, protocol)
         assert of_loss.param_groups[0]["lr"] == rate
 
 
+def test_frozen_weights_are_in_no_optimiser(protocol):
+    model = Model(protocol.model_copy(update={"freeze_batchnorm": "everything"}), has_head=True)
+    (own,) = build_optimizers(model, build_method(CONTRASTIVE, 6, 8), CONTRASTIVE, protocol)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    frozen = {id(weight) for norm in norms for weight in norm.parameters()}
+    assert len(frozen) == 8
+    assert {id(p) for p in own.param_groups[0]["params"]} == {id(p) for p in model.parameters()} - frozen
+
+
+def test_a_study_may_fix_the_weight_decay_of_a_loss(protocol):
+    values = {"temperature": 0.1, "loss_lr": 0.02}
+    fixed = {"loss_weight_decay": 0.25}
+    trial = Trial(method="normalized_softmax", images_per_class=1, parameters=values, fixed=fixed)
+    _, of_loss = build_optimizers(Model(protocol, has_head=True), build_method(trial, 6, 8), trial, protocol)
+    assert of_loss.param_groups[0]["weight_decay"] == 0.25
+
+
 @pytest.mark.parametrize("name", ["margin", "margin_class"])
 def test_the_boundaries_of_margin_have_no_weight_decay(protocol, name):
     trial = Trial(method=name, images_per_class=4, parameters={"margin": 0.1, "beta": 1.0, "loss_lr": 0.02})
-    own, of_loss = build_optimizers(build_model(protocol, True, None), build_method(trial, 6, 8), trial, protocol)
+    own, of_loss = build_optimizers(Model(protocol, has_head=True), build_method(trial, 6, 8), trial, protocol)
     assert own.param_groups[0]["weight_decay"] == protocol.weight_decay > 0
     assert of_loss.param_groups[0]["weight_decay"] == 0
     assert of_loss.param_groups[0]["lr"] == 0.02
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_batch_normalisation_keeps_its_statistics_but_not_its_weights(trainval, fold, protocol, frozen):
-    settings = protocol.model_copy(update={"freeze_batchnorm": frozen})
+@pytest.mark.parametrize("frozen", ["nothing", "statistics", "everything"])
+def test_of_batch_normalisation_only_what_is_frozen_stays(trainval, fold, protocol, frozen):
+    settings = protocol.model_copy(update={"freeze_batchnorm": frozen, "weight_decay": 0.1})
     outcome = train(CONTRASTIVE, settings, trainval, fold, seed=3)
     norms = [module for module in outcome.model.trunk.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) == 4
     for norm in norms:
         statistics_kept = bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())
-        assert statistics_kept == frozen
-        assert int(norm.num_batches_tracked) == (0 if frozen else outcome.best_step)
-        assert (norm.weight != 1).any() and (norm.bias != 0).any()
+        assert statistics_kept == (frozen != "nothing")
+        assert int(norm.num_batches_tracked) == (outcome.best_step if frozen == "nothing" else 0)
+        weights_kept = bool((norm.weight == 1).all() and (norm.bias == 0).all())
+        assert weights_kept == (frozen == "everything")  # whatever the weight decay
 
 
 def test_validation_leaves_no_trace_in_training(monkeypatch, trainval, fold, protocol):
@@ -481,7 +499,7 @@ def test_pretrained_trains_nothing_and_compares_the_features_of_the_trunk(monkey
     assert not [name for name in outcome.model.state_dict() if name.startswith("head")]
 
     torch.manual_seed(derive_seed(3, "model"))
-    trunk = build_model(protocol, True, None)  # with a head: what is compared comes before it
+    trunk = Model(protocol, has_head=True)  # with a head: what is compared comes before it
     images, labels = of_classes(trainval, fold.validation)
     trunk.head = nn.Identity()
     found = neighbours(embed(trunk, images, 16), labels)
@@ -490,7 +508,7 @@ def test_pretrained_trains_nothing_and_compares_the_features_of_the_trunk(monkey
 
 def test_weights_of_a_file_are_where_the_trunk_starts(tmp_path, trainval, fold, protocol):
     torch.manual_seed(99)
-    given = build_model(protocol, True, None).trunk.state_dict()
+    given = Model(protocol, has_head=True).trunk.state_dict()
     torch.save(given, tmp_path / "w.pth")
     outcome = train(PRETRAINED, protocol, trainval, fold, seed=3, weights=tmp_path / "w.pth")
     assert equal(outcome.model.trunk.state_dict(), given)

@@ -1,4 +1,4 @@
-"""A small convolutional trunk that is trained from scratch in seconds: four 3x3 convolutions, 128 outputs."""
+"""A small convolutional trunk that is trained from scratch in seconds: four 3x3 convolutions, 128 channels."""
 
 from pathlib import Path
 
@@ -10,10 +10,11 @@ WIDTH = 128
 CHANNELS = "RGB"
 MEAN = (127.5, 127.5, 127.5)
 STD = (127.5, 127.5, 127.5)
+POOLING = "average"
 
 
 class Convnet(nn.Sequential):
-    """Images (B, 3, H, W) to features (B, 128): convolution, batch norm, ReLU and pooling, then a global average.
+    """Images (B, 3, H, W) to a map (B, 128, H // 8, W // 8): convolution, batch norm, ReLU and pooling.
 
     Three poolings by two: made for images of about 24 to 64 pixels.
     """
@@ -21,7 +22,7 @@ class Convnet(nn.Sequential):
     def __init__(self) -> None:
         widths = [3, 16, 32, 64, WIDTH]
         stages = [_stage(a, b, pool=i < 3) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
-        super().__init__(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*stages)
 
 
 def _stage(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
