@@ -10,7 +10,8 @@ from dml.embedding import concatenate, embed
 from dml.files import whole
 from dml.images import PackedImages
 from dml.measuring import measure
-from dml.neighbours import neighbours
+from dml.neighbours import Neighbours, neighbours
+from dml.protocol import Protocol
 from dml.record import evaluation_code, write_json
 from dml.seeds import derive_seed
 
@@ -26,17 +27,16 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
     from dml.runs import resolve_device
 
     torch.set_num_threads(threads)
-    device, protocol = resolve_device(device), record["protocol"]
-    embedding_size = record["embedding_size"]
+    device = resolve_device(device)
     if record["failure"] is not None:
-        _save(output, np.empty((0, embedding_size), dtype=np.float32))
+        _save(output, np.empty((0, record["embedding_size"]), dtype=np.float32))
         return
+    protocol = Protocol.check(record["protocol"] | {"weights": None}, str(model))  # its weights are the model's now
     state = load_state(model)
-    head_size = embedding_size if "head.weight" in state else None
-    network = Model(protocol["trunk"], head_size, protocol["freeze_batchnorm"])
+    network = Model(protocol, has_head="head.weight" in state)
     network.load_state_dict(state)
     images = PackedImages.open(test)
-    _save(output, embed(network.to(device), images, protocol["crop_size"], device))
+    _save(output, embed(network.to(device), images, protocol.crop_size, device))
 
 
 def measure_seed(
@@ -45,7 +45,8 @@ def measure_seed(
     """Every metric of one seed: of each fold's embeddings alone (separated) and of all joined (concatenated).
 
     `output` gets the means, the number of queries and the records; `output_queries` the per-query values, as arrays
-    `<embedding>/<fold>/<metric>`. A seed with a failed fold has no metrics, and says why.
+    `<embedding>/<fold>/<metric>`, and `queries`, their positions among the images (of a data set that
+    names its queries: among those). A seed with a failed fold has no metrics, and says why.
     """
     images = PackedImages.open(test)
     seed, root = records[0]["seed"], records[0]["protocol"]["seed"]
@@ -55,7 +56,7 @@ def measure_seed(
         folds = [np.load(path) for path in embeddings]
         runs = [("separated", record["fold"], vectors) for record, vectors in zip(records, folds, strict=True)]
         for kind, fold, vectors in [*runs, ("concatenated", None, concatenate(folds))]:
-            found = neighbours(vectors, images.labels, seed=derive_seed(root, "clusters", seed) % 2**31)
+            found = _ranked(vectors, images, derive_seed(root, "clusters", seed) % 2**31)
             for metric, values in sorted(measure(found).items()):
                 rows.append(
                     {
@@ -83,6 +84,14 @@ def measure_seed(
             "code": evaluation_code(),
         },
     )
+
+
+def _ranked(vectors: np.ndarray, images: PackedImages, seed: int) -> Neighbours:
+    """Every image against all others; where the data set names queries and a gallery, those against these."""
+    if images.queries is None:
+        return neighbours(vectors, images.labels, seed=seed)
+    queries, gallery = images.queries, ~images.queries
+    return neighbours(vectors[queries], images.labels[queries], vectors[gallery], images.labels[gallery], seed=seed)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

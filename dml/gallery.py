@@ -28,13 +28,14 @@ def gallery(
     Pictures are PNG as base64 text; the drawing depends on `seed` and the data set's name alone.
     """
     vectors = concatenate([np.load(path) for path in embeddings])
-    everything = np.arange(len(test))
-    wrong = test.labels[nearest(vectors, everything, 1)[:, 0]] != test.labels
+    queries = np.arange(len(test)) if test.queries is None else np.flatnonzero(test.queries)
+    wrong = test.labels[_nearest(vectors, test, queries, 1)[:, 0]] != test.labels[queries]
+    failing = set(queries[wrong].tolist())
     draw = generator(seed, "gallery", dataset)
-    shuffled = draw.permutation(everything)
-    failures = [i for i in shuffled if wrong[i]][: QUERIES // 2]
+    shuffled = draw.permutation(queries)
+    failures = [i for i in shuffled if i in failing][: QUERIES // 2]
     chosen = [i for i in shuffled if i not in failures][: QUERIES - len(failures)] + failures
-    found = nearest(vectors, np.array(chosen), min(NEIGHBOURS, len(test) - 1))
+    found = _nearest(vectors, test, np.array(chosen), NEIGHBOURS)
 
     def picture(i: int) -> dict:
         return {"png": thumbnail(test[i]), "class": class_names[int(test.labels[i])]}
@@ -47,6 +48,14 @@ def gallery(
         for i, neighbours in zip(chosen, found, strict=True)
     ]
     return {"dataset": dataset, "method": method, "rows": rows}
+
+
+def _nearest(vectors: np.ndarray, test: PackedImages, queries: np.ndarray, k: int) -> np.ndarray:
+    """The up to k nearest images (len(queries), k) of each query, among all others or among the gallery."""
+    if test.queries is None:
+        return nearest(vectors, queries, min(k, len(test) - 1))
+    gallery = np.flatnonzero(~test.queries)
+    return gallery[nearest(vectors, queries, min(k, len(gallery)), vectors[gallery])]
 
 
 def thumbnail(pixels: np.ndarray) -> str:

@@ -27,6 +27,8 @@ class Image(NamedTuple):
     """Inside the container."""
     label_name: str
     """The class."""
+    part: str = ""
+    """Where the data set fixes its own split: train, test, query or gallery. Else empty: the classes are halved."""
 
     @property
     def name(self) -> str:
@@ -80,11 +82,13 @@ def pack(
     upright: bool,
     workers: int = 1,
     progress: bool = True,
+    queries: Sequence[bool] | None = None,
 ) -> str:
     """Decode and resize images once, write them as `<stem>.pixels`, `.npz` and `.sha256`, and give their fingerprint.
 
     `.pixels` holds the images one after the other, each uint8 (height, width, RGB); `.npz` holds heights, widths,
-    labels (int32) and paths; `.sha256` holds the fingerprint, a hash of everything in the other two. The bytes do not
+    labels (int32), paths and, where the data set tells queries from the gallery, which images are `queries`; `.sha256`
+    holds the fingerprint, a hash of everything in the other two. The bytes do not
     depend on `workers`, the number of decoding threads. All three appear when all are complete, `.sha256` last.
     ValueError naming the image that cannot be read.
     """
@@ -105,6 +109,7 @@ def pack(
                 digest.update(pixels)
                 sizes.append(pixels.shape[:2])
         index = _index(sizes, labels, [image.path for image in images])
+        index |= {} if queries is None else {"queries": np.array(queries, dtype=bool)}
         with open(unfinished[1], "wb") as index_file:
             np.savez(index_file, **index)
         fingerprint = _add_index(digest, index)
@@ -136,6 +141,8 @@ class PackedImages:
     """(N,) str, inside their container."""
     fingerprint: str
     """Of the packed split; a subset keeps the fingerprint of the whole."""
+    queries: np.ndarray | None = None
+    """(N,) bool: the queries, the other images being the gallery. None where every image is both."""
 
     @classmethod
     def open(cls, stem: Path) -> "PackedImages":
@@ -144,7 +151,7 @@ class PackedImages:
         fingerprint = fingerprint_file.read_text().strip()
         with np.load(index_file) as index:
             heights, widths, labels = (index[key].astype(np.int64) for key in ("heights", "widths", "labels"))
-            paths = index["paths"]
+            paths, queries = index["paths"], index.get("queries")
         lengths = heights * widths * 3
         if pixels_file.stat().st_size != lengths.sum():
             raise ValueError(
@@ -152,7 +159,7 @@ class PackedImages:
                 "delete it to have it packed again"
             )
         pixels = np.memmap(pixels_file, np.uint8, "r").view(np.ndarray)
-        return cls(pixels, np.cumsum(lengths) - lengths, heights, widths, labels, paths, fingerprint)
+        return cls(pixels, np.cumsum(lengths) - lengths, heights, widths, labels, paths, fingerprint, queries)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -164,7 +171,8 @@ class PackedImages:
     def subset(self, indices: np.ndarray) -> "PackedImages":
         """The images at `indices`, in that order, over the same pixels."""
         chosen = (column[indices] for column in (self.offsets, self.heights, self.widths, self.labels, self.paths))
-        return PackedImages(self.pixels, *chosen, self.fingerprint)
+        queries = None if self.queries is None else self.queries[indices]
+        return PackedImages(self.pixels, *chosen, self.fingerprint, queries)
 
 
 @lru_cache(maxsize=16)

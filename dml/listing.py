@@ -10,7 +10,7 @@ from tqdm import tqdm
 from dml.files import whole
 from dml.images import Image, read
 
-COLUMNS = ["class", "container", "path", "crc32"]
+COLUMNS = ["class", "container", "path", "part", "crc32"]
 
 
 def write_image_list(images: Sequence[Image], path: Path) -> None:
@@ -20,10 +20,10 @@ def write_image_list(images: Sequence[Image], path: Path) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for image in tqdm(ordered, unit="image", desc="reading", mininterval=5):
-            rows.writerow([image.label_name, image.container, image.path, f"{zlib.crc32(read(image)):08x}"])
+            rows.writerow([image.label_name, image.container, image.path, image.part, f"{zlib.crc32(read(image)):08x}"])
 
 
 def read_image_list(path: Path) -> list[Image]:
-    """The images of an images.csv, in its order."""
+    """The images of an images.csv, in its order. Lists of earlier versions have no parts."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [Image(row["container"], row["path"], row["class"]) for row in csv.DictReader(file)]
+        return [Image(row["container"], row["path"], row["class"], row.get("part", "")) for row in csv.DictReader(file)]

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dml.files import whole
+from dml.images import Image
 from dml.seeds import generator
+
+PARTS = ("train", "test", "query", "gallery")
+"""The parts that a data set with a split of its own gives its images: see `dml.images.Image`."""
 
 
 class Fold(NamedTuple):
@@ -69,11 +73,36 @@ def check_number_of_classes(dataset: str, num_classes: int, num_folds: int) -> N
         raise ValueError(f"{dataset}: {num_classes} classes in all, so {error}") from None
 
 
-def check_class_sizes(dataset: str, class_of_image: Sequence[str]) -> None:
+class Classes(NamedTuple):
+    """The names of the classes of each half, sorted. A class's label is its place among all, trainval first."""
+
+    trainval: list[str]
+    test: list[str]
+
+
+def class_halves(dataset: str, images: Sequence[Image]) -> Classes:
+    """Which classes make which half: the sorted classes halved, or as the data set itself says with `Image.part`.
+
+    ValueError if only some images have a part, or one class lies in both halves.
+    """
+    parts = {image.part for image in images}
+    if parts == {""}:
+        classes = sorted({image.label_name for image in images})
+        return Classes(*([classes[label] for label in half] for half in halves(len(classes))))
+    unknown = sorted(parts - set(PARTS))
+    if unknown:
+        raise ValueError(f"{dataset}: an image has the part '{unknown[0]}'; expected one of {', '.join(PARTS)} for all")
+    trainval = {image.label_name for image in images if image.part == "train"}
+    test = {image.label_name for image in images if image.part != "train"}
+    if trainval & test:
+        raise ValueError(f"{dataset}: class '{min(trainval & test)}' is in the training and in the test part")
+    return Classes(sorted(trainval), sorted(test))
+
+
+def check_class_sizes(dataset: str, images: Sequence[Image]) -> None:
     """ValueError if a trainval class has a single image: it has no positive pair."""
-    images = Counter(class_of_image)
-    classes = sorted(images)
-    alone = [classes[label] for label in halves(len(classes))[0] if images[classes[label]] < 2]
+    sizes = Counter(image.label_name for image in images)
+    alone = [name for name in class_halves(dataset, images).trainval if sizes[name] < 2]
     if alone:
         raise ValueError(
             f"{dataset}: class '{alone[0]}' has a single image"
@@ -82,37 +111,44 @@ def check_class_sizes(dataset: str, class_of_image: Sequence[str]) -> None:
         )
 
 
-def half_of(class_of_image: Sequence[str], half: str) -> tuple[list[int], list[int]]:
+def half_of(images: Sequence[Image], half: str) -> tuple[list[int], list[int]]:
     """Positions of the images of a half ("trainval" or "test"), and their labels: the class's place among all.
 
     The order is shuffled, always alike. Exact ties go to the image that stands first, so in an order by class a model
     that maps all images to one point would score far better than chance.
     """
-    classes = sorted(set(class_of_image))
-    chosen = halves(len(classes))[("trainval", "test").index(half)]
-    label_of = {classes[label]: label for label in chosen}
-    positions = [i for i, name in enumerate(class_of_image) if name in label_of]
+    classes = class_halves("images", images)
+    first = {"trainval": 0, "test": len(classes.trainval)}[half]
+    label_of = {name: label for label, name in enumerate(getattr(classes, half), first)}
+    positions = [i for i, image in enumerate(images) if image.label_name in label_of]
     positions = generator("order of", half).permutation(positions).tolist()
-    return positions, [label_of[class_of_image[i]] for i in positions]
+    return positions, [label_of[images[i].label_name] for i in positions]
 
 
-def write_folds(class_of_image: Sequence[str], num_folds: int, path: Path) -> None:
+def queries_of(images: Sequence[Image]) -> list[bool] | None:
+    """Which images are queries, the others being the gallery; None where every image is both."""
+    parts = {image.part for image in images}
+    return [image.part == "query" for image in images] if parts & {"query", "gallery"} else None
+
+
+def write_folds(dataset: str, images: Sequence[Image], num_folds: int, path: Path) -> None:
     """Write one row per class: label, name, images, half, and the fold that validates on it (empty for none).
 
     ValueError if there are too few classes for the folds, or a trainval class with a single image.
     """
-    images = Counter(class_of_image)
-    classes = sorted(images)
-    trainval, _ = halves(len(classes))
-    check_number_of_classes(str(path.parent.name), len(classes), num_folds)
-    check_class_sizes(str(path.parent.name), class_of_image)
-    validates = {label: k for k, fold in enumerate(folds(len(trainval), num_folds)) for label in fold.validation}
+    classes = class_halves(dataset, images)
+    check_number_of_classes(dataset, 2 * len(classes.trainval), num_folds)
+    check_class_sizes(dataset, images)
+    sizes = Counter(image.label_name for image in images)
+    validates = {
+        label: k for k, fold in enumerate(folds(len(classes.trainval), num_folds)) for label in fold.validation
+    }
+    halved = [(name, half) for half in ("trainval", "test") for name in getattr(classes, half)]
     with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["label", "class", "images", "half", "validation_fold"])
-        for label, name in enumerate(classes):
-            half = "trainval" if label in trainval else "test"
-            rows.writerow([label, name, images[name], half, validates.get(label, "")])
+        for label, (name, half) in enumerate(halved):
+            rows.writerow([label, name, sizes[name], half, validates.get(label, "")])
 
 
 def read_folds(path: Path) -> list[Fold]:

@@ -9,12 +9,54 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 
 from dml.images import Image, PackedImages, pack
 from dml.protocol import Protocol
 from dml.splits import half_of, write_folds
+from dml.tabulation import number, write_csv, write_markdown
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fidelity", type=Path, help="folder for a table of what the fidelity tests measured")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fidelity(piece, beside, unit): shows that a piece does what the paper did")
+    config.stash[MEASURED] = {}
+
+
+MEASURED = pytest.StashKey[dict]()
+CAPTION = "The largest deviation of any test of a piece, each of which also has a tolerance that it keeps."
+
+
+@pytest.fixture
+def deviates(request):
+    """Call it with how far a result is from what it should be; the largest stands in the table of `make fidelity`."""
+    piece, beside, unit = request.node.get_closest_marker("fidelity").args
+    found = request.config.stash[MEASURED].setdefault((piece, beside, unit), [])
+    return lambda deviation: found.append((request.node.nodeid, float(deviation)))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    folder = session.config.getoption("fidelity")
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for (piece, beside, unit), found in session.config.stash[MEASURED].items():
+        tests, largest = len({node for node, _ in found}), max(deviation for _, deviation in found)
+        rows.append({"piece": piece, "beside": beside, "tests": tests, "largest_deviation": largest, "unit": unit})
+    table = pd.DataFrame(rows)
+    write_csv(table, folder / "pieces.csv")
+    cells = table.astype(object).assign(
+        tests=table["tests"].map(str), largest_deviation=table["largest_deviation"].map(number)
+    )
+    cells.index = [""] * len(cells)
+    write_markdown("Does each piece do what the paper did?", CAPTION, cells, folder / "pieces.md")
+
 
 CLASSES = 18
 IMAGES_PER_CLASS = 8
@@ -48,11 +90,10 @@ def stripes_data(tmp_path_factory) -> StripesData:
     listed = [Image(str(folder), f"{name}_{i}.png", name) for name in directions for i in range(IMAGES_PER_CLASS)]
     for image in listed:
         PIL.Image.fromarray(stripes(directions[image.label_name], rng)).save(folder / image.path)
-    names = [image.label_name for image in listed]
     for half in ("trainval", "test"):
-        positions, labels = half_of(names, half)
+        positions, labels = half_of(listed, half)
         pack([listed[i] for i in positions], labels, SIDE, folder / half, upright=False, progress=False)
-    write_folds(names, 3, folder / "folds.csv")
+    write_folds("stripes", listed, 3, folder / "folds.csv")
     return StripesData(folder / "trainval", folder / "test", folder / "folds.csv")
 
 
@@ -70,6 +111,6 @@ def held_out(stripes_data) -> PackedImages:
 def protocol() -> Protocol:
     """A protocol that trains for 4 steps on the stripes; `model_copy(update=...)` changes it."""
     return Protocol(
-        trunk="convnet", embedding_size=8, freeze_batchnorm=False, resize=SIDE, crop_size=16, crop_scale=[0.6, 1.0],
+        trunk="convnet", embedding_size=8, freeze_batchnorm="nothing", resize=SIDE, crop_size=16, crop_scale=[0.6, 1.0],
         flip=0.0, learning_rate=1e-3, batch_size=12, epoch_steps=2, max_epochs=2, evaluate_every=1, patience=5, folds=3,
     )  # fmt: skip

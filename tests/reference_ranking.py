@@ -39,7 +39,9 @@ def retrieval_metrics(embeddings, labels, gallery=None, gallery_labels=None):
         "map_at_r": [average_precision(row, depth=sum(row)) for row in kept],
         "mean_average_precision": [average_precision(row, depth=len(row)) for row in kept],
     }
-    return values | {f"recall_at_{k}": [float(any(row[:k])) for row in kept] for k in (1, 2, 4, 8, 10, 100, 1000)}
+    return values | {
+        f"recall_at_{k}": [float(any(row[:k])) for row in kept] for k in (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)
+    }
 
 
 def average_precision(row, depth):

@@ -14,7 +14,8 @@ import torch
 from dml.evaluation import embed_test, measure_seed
 from dml.gallery import THUMBNAIL, gallery, thumbnail
 from dml.images import PackedImages
-from dml.model import build_model, save_model
+from dml.model import Model, save_model
+from dml.protocol import Weights
 from dml.stages.gallery import main as write_gallery
 
 FOLDS = 3
@@ -48,14 +49,28 @@ def by_hand(model, images, crop_size):
     return np.array(vectors)
 
 
-@pytest.mark.parametrize("trains, size", [(True, 8), (False, 128)], ids=["with a head", "the trunk alone"])
-def test_a_saved_model_embeds_the_test_half(tmp_path, stripes_data, held_out, protocol, records, trains, size):
+@pytest.mark.parametrize("has_head, size", [(True, 8), (False, 128)], ids=["with a head", "the trunk alone"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pooling": "gem", "head_layernorm": True, "head_bias": False, "freeze_batchnorm": "everything"},
+        {"pooling": "max", "weights": Weights(file="w.pth", urls=["https://example.org/w.pth"])},
+    ],
+    ids=["as it is", "other head", "pretrained"],
+)
+def test_a_saved_model_embeds_the_test_half(
+    tmp_path, stripes_data, held_out, protocol, records, has_head, size, settings
+):
     torch.manual_seed(1)
-    model = build_model(protocol, trains, None)
+    protocol = protocol.model_copy(update=settings)
+    model = Model(protocol, has_head)
+    if has_head and protocol.pooling == "gem":
+        model.pooling.p.data += 2  # as training may leave it
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.running_mean -= 0.1  # in use only if the statistics are saved, loaded and not those of the batch
     save_model(model, tmp_path / "model.safetensors")
-    record = records[0] | {"embedding_size": size}
+    record = records[0] | {"embedding_size": size, "protocol": json.loads(json.dumps(protocol.training_values()))}
     embed_test(tmp_path / "model.safetensors", record, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
     found = np.load(tmp_path / "e.npy")
     assert found.dtype == np.float32 and found.shape == (72, size)

@@ -46,7 +46,7 @@ for file in sorted(Path("workflow/studies").glob("*.yaml")):
         method.fingerprint(), method.searched(), method.title, study.trials(method.name)
     for dataset in study.datasets:
         dataset.listing(), plugins.fingerprint("datasets", dataset.plugin)
-    plugins.fingerprint("trunks", study.protocol.trunk), study.protocol.training_values()
+    study.protocol.trunk_code(), study.protocol.training_values()
 """)
     assert "dml" in found and "yaml" in found
     assert not found & {"torch", "torchvision", "pytorch_metric_learning", "optuna", "faiss", "sklearn", "pandas"}
@@ -411,7 +411,7 @@ def test_an_image_list_is_read_as_it_was_written(tmp_path, listed):
     assert sorted(found) == sorted(images)
     assert found == sorted(images, key=lambda image: (image.label_name, image.path))
     lines = (tmp_path / "images.csv").read_text().splitlines()
-    assert lines[0] == ",".join(COLUMNS) == "class,container,path,crc32"
+    assert lines[0] == ",".join(COLUMNS) == "class,container,path,part,crc32"
     assert [line.rsplit(",", 1)[1] for line in lines[1:]] == [f"{zlib.crc32(contents[i.path]):08x}" for i in found]
 
 

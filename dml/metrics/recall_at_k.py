@@ -5,7 +5,7 @@ import numpy as np
 from dml.neighbours import Neighbours
 
 TITLE = "Recall@K"
-KS = (1, 2, 4, 8, 10, 100, 1000)
+KS = (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)
 
 
 def scores(neighbours: Neighbours) -> dict[str, np.ndarray]:

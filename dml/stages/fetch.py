@@ -1,5 +1,10 @@
-"""Get a data set: its archives, and the list of its images with their classes."""
+"""Get a data set: its archives, and the list of its images with their classes.
 
+Where the user has a copy already is the environment's to say, DML_COPIES: as with mirrors, a change of it makes nothing
+again.
+"""
+
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +19,8 @@ def main(plugin: str, source: Path | None, archives: Path, output: Path) -> None
     dataset = plugins.load("datasets", plugin)
     print(f"{dataset.TITLE}. Source: {dataset.SOURCE}. Terms: {dataset.TERMS}.", flush=True)
     archives.mkdir(parents=True, exist_ok=True)
+    copy = json.loads(os.environ.get("DML_COPIES", "{}")).get(plugin)
+    source = Path(copy) if copy else source
     write_image_list(dataset.prepare(archives, mirrors_from(None, os.environ), source), output)
 
 

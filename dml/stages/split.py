@@ -9,7 +9,7 @@ from dml.stages import run
 
 def main(images: Path, folds: int, output: Path) -> None:
     """Write which classes are trainval and test, and in which fold each trainval class validates."""
-    write_folds([image.label_name for image in read_image_list(images)], folds, output)
+    write_folds(images.parent.name, read_image_list(images), folds, output)
 
 
 if __name__ == "__main__":
