@@ -22,7 +22,11 @@ report: install  ## run the demo study: from rendered characters to reports/demo
 test: install  ## run all tests
 	$(BIN)/pytest
 
+fidelity: install  ## compare every piece with what the paper did: reports/fidelity/
+	$(BIN)/pytest -m fidelity --fidelity reports/fidelity
+	$(BIN)/python fidelity/search.py --output reports/fidelity
+
 clean:  ## remove what the studies made (results, reports, logs); data stays
 	rm -rf results logs $(filter-out reports/README.md reports/example,$(wildcard reports/*))
 
-.PHONY: help install report test clean
+.PHONY: help install report test fidelity clean

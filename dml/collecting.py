@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dml import published
 from dml.files import whole
 from dml.protocol import Protocol
 from dml.search import Selected
@@ -21,15 +22,17 @@ RUNS = [
 ]  # fmt: skip
 BEST = [
     "dataset", "method", "trial", "score", "sem", "parameters", "edges", "ranges", "trials", "failed_trials", "failure",
+    "origin",
 ]  # fmt: skip
 
 
 def collect(
     study: Study, name: str, measured: Sequence[Path], histories: Sequence[Path], best: Sequence[Path],
-    folds: Sequence[Path], output: Path,
+    folds: Sequence[Path], papers: Path, output: Path,
 ) -> None:  # fmt: skip
-    """Write metrics.csv, trials.csv, curves.csv, runs.csv, best.csv and study.json into the folder `output`.
+    """Write metrics.csv, trials.csv, curves.csv, runs.csv, best.csv, published.csv and study.json into `output`.
 
+    `papers` is the folder of papers' numbers; the one that the study names is put beside its own.
     ValueError if results of different code, data, weights or protocol would stand in one table.
     """
     seeds = [json.loads(path.read_text()) for path in measured]
@@ -40,8 +43,10 @@ def collect(
     _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
     _write(output / "trials.csv", TRIALS, (row for path in histories for row in _trial_rows(path)))
     _write(output / "best.csv", BEST, map(_best_row, searches.values()))
+    description = _describe(study, name, folds, runs, papers)
     with whole(output / "study.json") as temporary:
-        temporary.write_text(json.dumps(_describe(study, name, folds, runs), indent=1) + "\n")
+        temporary.write_text(json.dumps(description, indent=1) + "\n")
+    _write(output / "published.csv", published.RESULTS, published.results(study, papers, _counts(description)))
     _write(output / "metrics.csv", METRICS, (row for seed in seeds for row in _metric_rows(name, seed)))
 
 
@@ -120,7 +125,7 @@ def _best_row(selected: Selected) -> dict:
     }
 
 
-def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dict]) -> dict[str, Any]:
+def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dict], papers: Path) -> dict[str, Any]:
     trains = {run["method"]: run["steps"] > 0 or run["failure"] is not None for run in runs}
     return {
         "study": name,
@@ -138,6 +143,8 @@ def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dic
             }
             for method in study.methods
         ],
+        "hyperparameters": published.origin_of(study),
+        "counterpart": _counterpart(study, papers),
         "protocol": study.protocol.model_dump(),
         "protocol_help": {key: field.description for key, field in Protocol.model_fields.items()},
     }
@@ -157,6 +164,22 @@ def _describe_dataset(study: Study, name: str, folds: Path) -> dict[str, Any]:
         images = [int(row["images"]) for row in rows if row["half"] == half]
         counts |= {f"classes_{half}": len(images), f"images_{half}": sum(images)}
     return {"name": name, **entry.describe(), **counts}
+
+
+def _counts(description: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Data set -> number of its classes and of its images."""
+    return {
+        entry["name"]: tuple(entry[f"{what}_trainval"] + entry[f"{what}_test"] for what in ("classes", "images"))
+        for entry in description["datasets"]
+    }
+
+
+def _counterpart(study: Study, papers: Path) -> dict[str, str] | None:
+    """The paper whose numbers stand beside the study's."""
+    if study.published is None:
+        return None
+    paper = published.Paper.of(study.published, papers)
+    return {"title": paper.title, "url": paper.url, "setting": study.published.setting}
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:

@@ -92,12 +92,15 @@ def method_colours(results: Results) -> dict[str, str]:
 
 
 def small_multiples(
-    results: Results, shown: Mapping[str, list[str]], xlabel: str, ylabel: str
+    results: Results, shown: Mapping[str, list[str]], xlabel: str, ylabel: str, empty: str
 ) -> tuple[Figure, list[Panel]]:
-    """A block of panels for each data set, one panel for each of its `shown` methods, with axes common to the block."""
+    """A block of panels for each data set, one panel for each of its `shown` methods, with axes common to the block.
+
+    Where nothing is to be shown, the figure says `empty`.
+    """
     shown = {dataset: methods for dataset, methods in shown.items() if methods}
     if not shown:
-        return empty_figure("No training has finished."), []
+        return empty_figure(empty), []
     across = min(PANEL_COLUMNS, max(map(len, shown.values())))
     heights = [HEAD + FOOT + PANEL_HEIGHT * -(-len(methods) // across) for methods in shown.values()]
     width = LEFT + RIGHT + across * max(PANEL_WIDTH, min(4.2, 6.4 / across))

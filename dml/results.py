@@ -33,7 +33,11 @@ COLUMNS = {
     },
     "best": {
         "dataset": str, "method": str, "trial": int, "score": float, "sem": float, "parameters": dict, "edges": dict,
-        "failed_trials": int, "trials": int, "ranges": dict, "failure": str,
+        "failed_trials": int, "trials": int, "ranges": dict, "failure": str, "origin": str,
+    },
+    "published": {
+        "dataset": str, "embedding": str, "method": str, "metric": str, "mean": float, "half_width": float,
+        "source": str, "note": str, "reason": str,
     },
 }  # fmt: skip
 """Table -> column -> type of its cells. An empty cell is a missing number, an empty text or dict."""
@@ -53,6 +57,7 @@ class Results:
     curves: pd.DataFrame
     runs: pd.DataFrame
     best: pd.DataFrame
+    published: pd.DataFrame
     study: dict[str, Any]
 
     @classmethod

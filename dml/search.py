@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from statistics import fmean, stdev
 from typing import Any, Self
 
@@ -65,6 +66,14 @@ class Range(Checked):
         if self.log and value <= 0:
             raise ValueError(f"expected a number above 0, not {value!r}")
 
+    def grid(self) -> list[Any]:
+        """Every value, where there are finitely many. ValueError where there are not."""
+        if self.choices is not None:
+            return list(self.choices)
+        if not self.integer:
+            raise ValueError("a grid needs integer: true, or choices")
+        return list(range(int(self.low), int(self.high) + 1))
+
     def edge(self, value: Any) -> str | None:
         """'low' or 'high' if the value lies within 1 % of that end of the range (on its scale), else None."""
         if self.choices is not None:
@@ -99,6 +108,12 @@ def tried(number: int, parameters: Mapping[str, Any], folds: Sequence[dict]) -> 
     scores = [fold["score"] for fold in folds]
     sem = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else None
     return Tried(number, dict(parameters), fmean(scores), sem, folds, None)
+
+
+def grid(ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
+    """Every combination of the values of all ranges: what a study tries instead of searching, where it says so."""
+    ordered = sorted(ranges)
+    return [dict(zip(ordered, values, strict=True)) for values in product(*(ranges[name].grid() for name in ordered))]
 
 
 def propose(
@@ -166,13 +181,14 @@ class Selected(Checked):
     method: str
     trial: int
     parameters: dict[str, Any]
-    score: float
+    score: float | None
     sem: float | None
     edges: dict[str, str]
     ranges: dict[str, Range]
     trials: int
     failed_trials: int
     failure: str | None
+    origin: str = Field(default="search", description="search, or where the values come from that were not searched")
     fingerprint: str = Field(description="hash of the whole history: which search chose this")
     made_by: dict[str, str | None] = Field(description="fingerprints of the search's code, data, weights and protocol")
 
@@ -204,9 +220,35 @@ def close(dataset: str, method: str, ranges: Mapping[str, Range], history: Seque
         trials=len(history),
         failed_trials=sum(t.failure is not None for t in history),
         failure=winner.failure and f"every trial failed; trial {winner.number}: {winner.failure}",
-        fingerprint=hashlib.sha256(json.dumps(scored, sort_keys=True).encode()).hexdigest()[:16],
+        fingerprint=_hash(scored),
         made_by=made_by,
     )
+
+
+def given(
+    dataset: str, method: str, ranges: Mapping[str, Range], parameters: Mapping[str, Any], origin: str
+) -> Selected:
+    """Hyperparameters that were not searched but taken from `origin`, in the place of a search's outcome."""
+    return Selected(
+        dataset=dataset,
+        method=method,
+        trial=0,
+        parameters=dict(parameters),
+        score=None,
+        sem=None,
+        edges=edges(ranges, parameters),
+        ranges=dict(ranges),
+        trials=0,
+        failed_trials=0,
+        failure=None,
+        origin=origin,
+        fingerprint=_hash([origin, dict(parameters)]),
+        made_by={},
+    )
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _distribution(searched: Range) -> Any:

@@ -12,12 +12,15 @@ from pydantic import BeforeValidator, Field, model_validator
 from dml import plugins, pml_arguments
 from dml.checked import Checked, looks_numeric, read_yaml
 from dml.protocol import Protocol
-from dml.search import Range
-from dml.trial import Trial
+from dml.search import Range, grid
+from dml.trial import OPTIMISER, Trial
 
 NAME = "^[a-z0-9][a-z0-9_]*$"
 LOSS_LEARNING_RATE = Range(low=1e-6, high=1.0, log=True)
 """Where the paper searches the learning rate of a loss's own weights."""
+
+RECALL_AT = [1, 2, 4, 8, 10, 100, 1000]
+"""The K of Recall@K that tables show where the data set's file names no others."""
 
 
 class Dataset(Checked):
@@ -38,7 +41,10 @@ class Dataset(Checked):
             return self
         _refuse_name(self.name)
         if self.name in plugins.names("datasets"):
-            raise ValueError(f"'{self.name}' is a file of dml/datasets/: give your own images another name")
+            raise ValueError(
+                f"'{self.name}' is a file of dml/datasets/: give your own images another name; if you have that data "
+                f"set already, say where in config.yaml: copies: {{{self.name}: {self.folder}}}"
+            )
         if not self.path().exists():
             raise ValueError(f"{self.folder} does not exist: give a folder or a zip with one folder per class")
         return self
@@ -48,9 +54,10 @@ class Dataset(Checked):
         """The file of dml/datasets/ that reads it."""
         return "folder" if self.folder else self.name
 
-    def describe(self) -> dict[str, str]:
-        """Its title, source and terms of use."""
+    def describe(self) -> dict[str, Any]:
+        """Its title, source and terms of use, and at which K its recall is usually given."""
         literals = {k.lower(): plugins.literal("datasets", self.plugin, k, "") for k in ("TITLE", "SOURCE", "TERMS")}
+        literals["recall_at"] = plugins.literal("datasets", self.plugin, "RECALL_AT", RECALL_AT)
         return literals | ({"title": self.name, "source": self.folder} if self.folder else {})
 
     def listing(self) -> str | None:
@@ -69,9 +76,9 @@ class Dataset(Checked):
             if known is not None:  # else it is found out when the images are there
                 check_number_of_classes(self.name, known, folds)
         else:
-            class_of_image = [image.label_name for image in prepare(Path(), source=self.path())]
-            check_number_of_classes(self.folder, len(set(class_of_image)), folds)
-            check_class_sizes(self.folder, class_of_image)
+            images = prepare(Path(), source=self.path())
+            check_number_of_classes(self.folder, len({image.label_name for image in images}), folds)
+            check_class_sizes(self.folder, images)
 
     def refuse_namesake(self, image_list: Path) -> None:
         """ValueError if `image_list`, an images.csv made before, is of another folder with the same name."""
@@ -99,7 +106,15 @@ class Method(Checked):
         description="a file of dml/methods/, or a free name where `pml_loss` is given",
     )
     ranges: dict[str, Range] = Field(default={}, description="search ranges that replace the method's own")
-    fixed: dict[str, Any] = Field(default={}, description="hyperparameters held constant instead of searched")
+    fixed: dict[str, Any] = Field(
+        default={},
+        description="hyperparameters held constant instead of searched; loss_lr and loss_weight_decay are those of the "
+        "optimiser of the loss's own weights",
+    )
+    grid: bool = Field(
+        default=False,
+        description="try every combination of its values, which must be whole numbers or choices, instead of searching",
+    )
     images_per_class: int | None = Field(default=None, ge=1, description="images of a class in a batch")
     pml_loss: dict[str, Any] | None = Field(
         default=None,
@@ -128,6 +143,7 @@ class Method(Checked):
             known = set(arguments) - {"num_classes", "embedding_size"} | set(own)
         else:
             known = set(own) | {"loss_lr"}
+        known |= {"loss_weight_decay"} & set(self.fixed) if "loss_lr" in known else set()
         unknown = sorted((set(self.ranges) | set(self.fixed)) - known)
         if unknown:
             raise ValueError(
@@ -136,7 +152,17 @@ class Method(Checked):
         if self.pml_loss is None:
             self._check_against(arguments, self.search_ranges())
         self._check_values(own | ({"loss_lr": LOSS_LEARNING_RATE} if self.pml_loss else {}))
+        if self.grid:
+            self.check_grid()
         return self
+
+    def check_grid(self) -> None:
+        """ValueError naming the range that has infinitely many values."""
+        for name, searched in self.search_ranges().items():
+            try:
+                searched.grid()
+            except ValueError as error:
+                raise ValueError(f"grid: {name}: {error}") from None
 
     def _check_values(self, like: dict[str, Range]) -> None:
         """What the study says of a hyperparameter is of the kind that the method's own range says."""
@@ -155,7 +181,7 @@ class Method(Checked):
         missing = sorted(name for name, required in arguments.items() if required and name not in given)
         if missing:
             raise ValueError(f"dml/methods/{self.name}.py: no range for '{missing[0]}': add it to RANGES or to `fixed`")
-        unknown = sorted(set(ranges) - set(arguments) - {"loss_lr"})
+        unknown = sorted(set(ranges) - set(arguments) - set(OPTIMISER))
         if unknown:
             raise ValueError(f"dml/methods/{self.name}.py: RANGES has '{unknown[0]}', which __init__ does not take")
 
@@ -222,6 +248,16 @@ def _named(entry: Any) -> Any:
     return {"name": entry} if isinstance(entry, str) else entry
 
 
+SEARCH, PUBLISHED = "search", "published"
+
+
+class Counterpart(Checked):
+    """A paper whose numbers stand beside the study's: a folder of workflow/published/ and one of its settings."""
+
+    paper: str = Field(description="a folder of workflow/published/")
+    setting: str = Field(description="which of the paper's experiments, as its paper.yaml calls it")
+
+
 class Study(Checked):
     """A study file."""
 
@@ -234,6 +270,14 @@ class Study(Checked):
         min_length=1, description="names of methods, or {name, ...} to change ranges or to name a PML loss"
     )
     protocol: Protocol = Field(description="what is equal for all methods")
+    hyperparameters: str = Field(
+        default=SEARCH,
+        description="where they come from: `search`; `published`, the best values of the paper under `published`; or a "
+        "YAML file, data set -> method -> hyperparameter -> value. Only a search trains trials, the others cost none",
+    )
+    published: Counterpart | None = Field(
+        default=None, description="a paper whose numbers stand beside this study's in its report"
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -249,6 +293,8 @@ class Study(Checked):
                     f"method '{method.name}' wants {images} images per class: protocol.batch_size {batch} must be a "
                     "multiple of it that holds at least 2 classes"
                 )
+        if self.hyperparameters == PUBLISHED and self.published is None:
+            raise ValueError("hyperparameters: published needs to know by whom: give the key `published`")
         return self
 
     def dataset(self, name: str) -> Dataset:
@@ -279,8 +325,13 @@ class Study(Checked):
                     )
 
     def trials(self, method: str) -> int:
-        """How many trials a method gets: one where there is nothing to search."""
-        return self.protocol.trials if self.method(method).search_ranges() else 1
+        """How many trials a method gets: one where there is nothing to search, none where nothing is searched."""
+        entry = self.method(method)
+        if self.hyperparameters != SEARCH:
+            return 0
+        if entry.grid:
+            return len(grid(entry.search_ranges()))
+        return self.protocol.trials if entry.search_ranges() else 1
 
 
 def load_study(path: Path, images: str | Sequence[str] | None = None) -> Study:

@@ -52,9 +52,10 @@ def write(
     )
     _write(
         folder / "best.csv",
-        "dataset,method,trial,score,sem,parameters,edges,failed_trials,trials,ranges,failure",
+        "dataset,method,trial,score,sem,parameters,edges,failed_trials,trials,ranges,failure,origin",
         _best(places, trials),
     )
+    _write(folder / "published.csv", "dataset,embedding,method,metric,mean,half_width,source,note,reason", [])
     (folder / "study.json").write_text(json.dumps(_study(methods, datasets)))
     return folder
 
@@ -130,6 +131,7 @@ def _runs(places, seeds):
 def _best(places, trials):
     for dataset, method in places:
         row = {"dataset": dataset, "method": method, "trials": trials, "failed_trials": int(method == "contrastive")}
+        row |= {"origin": "search"}
         if METHODS[method][1] is None:
             parameters = {"margin": 0.0, "weights_lr": 0.001}
             row |= {"trial": 0, "score": 0.0, "failed_trials": trials, "failure": f"fold 0: {NAN}"}
@@ -152,7 +154,7 @@ def _study(names, datasets):
             {
                 "name": f"birds{i}", "title": f"Birds {i}", "classes_trainval": 100, "classes_test": 100,
                 "images_trainval": 5000, "images_test": 5100, "source": "https://example.org/birds",
-                "terms": "research",
+                "terms": "research", "recall_at": [1, 10],
             }
             for i in range(1, datasets + 1)
         ],
@@ -164,6 +166,8 @@ def _study(names, datasets):
             }
             for name in names
         ],
+        "hyperparameters": "search",
+        "counterpart": None,
         "protocol": {"trunk": "bn_inception", "crop_scale": [0.16, 1.0], "seeds": 3, "folds": FOLDS,
                      "weights": {"file": "bn_inception.pth", "sha256": "0123abcd", "urls": []}},
         "protocol_help": {"trunk": "the network before the embedding", "seeds": "reproductions of the best trial"},

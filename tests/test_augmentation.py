@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,6 +7,7 @@ import PIL.Image
 import pytest
 import torch
 from scipy.stats import ks_2samp
+from sklearn.datasets import load_sample_images
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
@@ -131,6 +133,49 @@ def test_training_crops_are_torchvisions_to_one_of_255(photographs):
     difference = np.abs(batch.permute(0, 2, 3, 1).numpy().astype(int) - np.stack(expected))
     assert difference.max() <= 1
     assert difference.mean() < 0.05
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    """Two photographs as JPEG files: (packed with a shorter side of 256, as PIL images of the files)."""
+    files = [Path(name) for name in load_sample_images().filenames]
+    images = [Image(str(file.parent), file.name, "c") for file in files]
+    stem = tmp_path_factory.mktemp("jpegs") / "p"
+    pack(images, range(len(images)), 256, stem, False, progress=False)
+    return PackedImages.open(stem), [PIL.Image.open(file) for file in files]
+
+
+@pytest.mark.fidelity("Training transform of the paper on JPEGs", "torchvision on PIL images, same crops", "of 255")
+def test_the_papers_training_transform_is_torchvisions(jpegs, deviates):
+    packed, pictures = jpegs
+    indices = np.arange(len(pictures)).repeat(20)
+    batch = train_batch(packed, indices, 227, SCALE, (0.75, 1.33), 0.5, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    boxes = random_crops(packed.heights[indices], packed.widths[indices], SCALE, (0.75, 1.33), rng)
+    mirrored = rng.random(len(indices)) < 0.5
+    found = normalise(batch, "BGR", (104, 117, 128), (1, 1, 1))
+    for image, i, box, flip in zip(found, indices, boxes, mirrored, strict=True):
+        crop = F.resized_crop(transforms.Resize(256)(pictures[i]), *map(int, box), [227, 227])
+        expected = in_the_papers_way(F.hflip(crop) if flip else crop)
+        difference = (image - expected).abs()
+        assert difference.max() <= 1 + 1e-4 and difference.mean() < 0.2
+        deviates(difference.max())
+
+
+@pytest.mark.fidelity("Test transform of the paper on JPEGs", "torchvision on PIL images", "of 255")
+def test_the_papers_test_transform_is_torchvisions(jpegs, deviates):
+    packed, pictures = jpegs
+    found = normalise(centre_crops(packed, range(len(pictures)), 227), "BGR", (104, 117, 128), (1, 1, 1))
+    reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(227), in_the_papers_way])
+    for image, picture in zip(found, pictures, strict=True):
+        torch.testing.assert_close(image, reference(picture), atol=1e-4, rtol=0)
+        deviates((image - reference(picture)).abs().max())
+
+
+def in_the_papers_way(picture):
+    """Channels swapped, 0 to 255, the mean of Caffe's ImageNet models subtracted."""
+    tensor = transforms.ToTensor()(picture)[[2, 1, 0]] * 255
+    return transforms.Normalize([104, 117, 128], [1, 1, 1])(tensor)
 
 
 def test_a_training_batch_is_uint8_and_channels_last(photographs):

@@ -3,10 +3,12 @@
 import copy
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
 from dml.collecting import collect
+from dml.images import Image
 from dml.protocol import Protocol
 from dml.results import Results
 from dml.runs import Data, run_fold
@@ -15,13 +17,16 @@ from dml.splits import write_folds
 from dml.study import Study
 from dml.trial import Trial
 
+PAPERS = Path(__file__).parents[1] / "workflow" / "published"
+
 COLUMNS = {
     "metrics": "study,dataset,method,seed,fold,embedding,metric,value,n_queries",
     "trials": "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds",
     "curves": "dataset,method,stage,number,fold,step,loss,map_at_r",
     "runs": "dataset,method,seed,fold,trial,search,parameters,random_seed,embedding_size,steps,best_step,best_map_at_r,"
     "seconds,failure,commit,code,device,host,threads,python,torch,versions,data,test,weights",
-    "best": "dataset,method,trial,score,sem,parameters,edges,ranges,trials,failed_trials,failure",
+    "best": "dataset,method,trial,score,sem,parameters,edges,ranges,trials,failed_trials,failure,origin",
+    "published": "dataset,embedding,method,metric,mean,half_width,source,note,reason",
 }
 METHODS = ("contrastive", "pretrained")
 SEEDS = 2
@@ -63,7 +68,8 @@ class Made:
             self.folds.append(self.folder / dataset.name / "folds.csv")
             self.folds[-1].parent.mkdir(parents=True)
             names = ["a"] * 2 + ["b"] * 3 + ["c"] * 4 + ["d"] * 5 + ["e"] * 6 + ["f", "g", "h", "i"]
-            write_folds(names, 2, self.folds[-1])
+            images = [Image("f", f"{i}.png", name) for i, name in enumerate(names)]
+            write_folds(dataset.name, images, 2, self.folds[-1])
             for method in METHODS:
                 self.search(dataset.name, method, blank)
                 for seed in range(SEEDS):
@@ -135,7 +141,7 @@ class Made:
         self.measured[number].write_text(json.dumps(values))
 
     def collect(self):
-        collect(self.study, "s", self.measured, self.histories, self.best, self.folds, self.output)
+        collect(self.study, "s", self.measured, self.histories, self.best, self.folds, PAPERS, self.output)
 
     def rows(self, table):
         with (self.output / f"{table}.csv").open(newline="") as file:

@@ -82,6 +82,12 @@ def assert_equal(found, expected, tolerance=1e-9):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+def largest_difference(found, expected):
+    """Of any two numbers, relative to those above 1."""
+    pairs_of_tensors = list(zip(found, expected, strict=True))
+    return max(float(((a - b).abs() / b.abs().clamp(min=1)).max().detach()) for a, b in pairs_of_tensors)
+
+
 # ------------------------------------------------------------------------------------------------- what any file holds
 
 
@@ -192,10 +198,11 @@ def test_the_methods_of_the_paper_are_compared_with_loops():
     assert set(paper.split()) <= set(LOOPS)
 
 
+@pytest.mark.fidelity("Losses and miners: value and gradients", "loops over the formula, in float64", "relative")
 @pytest.mark.parametrize("share", [0, 0.3, 1])
 @pytest.mark.parametrize("kind", [kind for kind in LABELS if kind != "all the same"])
 @pytest.mark.parametrize("name", LOOPS)
-def test_equals_the_loops(name, kind, share):
+def test_equals_the_loops(name, kind, share, deviates):
     """Not where all embeddings are equal: there rounding decides what a miner with epsilon 0 takes for harder."""
     embeddings, labels = batch(kind, torch.float64)
     method = build(name, num_classes_of(labels), share, torch.float64)
@@ -205,6 +212,7 @@ def test_equals_the_loops(name, kind, share):
     loops = getattr(reference, name)(embeddings, labels, **hyperparameters(name, share) | weights)
     expected = value_and_gradients(loops + 0 * embeddings.sum(), inputs)
     assert_equal(found, expected)
+    deviates(largest_difference(found, expected))
 
 
 def test_soft_triple_with_one_centre_is_a_softmax_over_cosines():
@@ -285,9 +293,10 @@ def in_pml_layout(weight):
     return weight.flatten(0, -2).T if weight.ndim > 1 else weight
 
 
+@pytest.mark.fidelity("Losses and miners: value and gradients", "pytorch-metric-learning, in float64", "relative")
 @pytest.mark.parametrize("kind", ["8 classes x 4", "32 classes x 1", "uneven, one alone"])
 @pytest.mark.parametrize("name", PML_SETTINGS)
-def test_equals_pml(name, kind):
+def test_equals_pml(name, kind, deviates):
     embeddings, labels = batch(kind, torch.float64)
     num_classes, settings = num_classes_of(labels), PML_SETTINGS[name]
     ours = CLASSES[name](num_classes, EMBEDDING_SIZE, **settings).double()
@@ -308,6 +317,7 @@ def test_equals_pml(name, kind):
     # PML's SoftTriple leaves out the 1e-5 that the authors add inside the regulariser's root.
     tolerance = 1e-5 if name == "soft_triple" else 1e-9
     assert_equal([loss, gradient, *map(turn, weight_gradients)], expected, tolerance)
+    deviates(largest_difference([loss, gradient, *map(turn, weight_gradients)], expected))
 
 
 @pytest.mark.parametrize("name", [name for name in PML_SETTINGS if "loss_lr" in ranges_of(name)])

@@ -4,6 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pytorch_metric_learning.samplers import MPerClassSampler
+from pytorch_metric_learning.utils import common_functions
 
 from dml import sampling
 from dml.sampling import batches
@@ -44,6 +46,28 @@ def test_one_image_per_class_and_fewer_classes_than_the_batch():
     labels = np.repeat(np.arange(5), 6)
     for batch in take(labels, 8, 1, 10):
         assert len(batch) == 8 and max(Counter(labels[batch].tolist()).values()) <= 3
+
+
+@pytest.mark.fidelity(
+    "Batches: classes in a batch, and how often", "pytorch-metric-learning's MPerClassSampler", "share"
+)
+@pytest.mark.parametrize("images_per_class", [4, 1])
+def test_batches_are_made_up_like_those_of_the_papers_sampler(images_per_class, monkeypatch, deviates):
+    """On a fold of CUB, 75 classes and batches of 32: in which share of the batches stands a class how often."""
+    labels = np.repeat(np.arange(75), 58)
+    monkeypatch.setattr(common_functions, "NUMPY_RANDOM", np.random.RandomState(0))
+    theirs = np.array(list(MPerClassSampler(labels, images_per_class, length_before_new_iter=100_000)))
+    theirs = theirs[: len(theirs) // 32 * 32].reshape(-1, 32)
+    ours = np.stack(take(labels, 32, images_per_class, len(theirs)))
+    times = np.arange(1, 33)
+    shares = []
+    for batches_of in (ours, theirs):
+        held = np.array([np.bincount(labels[batch], minlength=75) for batch in batches_of])
+        shares.append([(held == n).any(axis=1).mean() for n in times])
+    deviation = np.abs(np.subtract(*shares)).max()
+    assert deviation < 0.02  # 3,125 batches: the standard error of a share is at most 0.009
+    assert shares[0][images_per_class - 1] > 0.9
+    deviates(deviation)
 
 
 def test_lists_end_at_whole_batches(monkeypatch):

@@ -15,12 +15,14 @@ def test_interval_by_hand():
     assert half_width == pytest.approx(3.182446 * math.sqrt(5 / 3 / 4), abs=1e-6)
 
 
+@pytest.mark.fidelity("Confidence interval", "scipy's t-test", "relative")
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
-def test_interval_is_that_of_scipy(level):
+def test_interval_is_that_of_scipy(level, deviates):
     values = np.random.default_rng(0).normal(20, 3, 10)
     mean, half_width, n = interval(values, level)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(level)
     assert (mean - half_width, mean + half_width, n) == pytest.approx((low, high, 10), rel=1e-12)
+    deviates(abs((mean + half_width) / high - 1))
 
 
 def test_interval_covers_the_mean_as_often_as_it_says():

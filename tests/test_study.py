@@ -45,7 +45,7 @@ def test_the_defaults_are_the_papers():
         "embedding_size": 128, "resize": 256, "crop_size": 227, "crop_scale": [0.16, 1.0], "flip": 0.5,
         "learning_rate": 1e-6, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 32, "epoch_steps": 100,
         "max_epochs": 1000, "evaluate_every": 2, "patience": 9, "folds": 4, "trials": 50, "sobol_trials": 5,
-        "trials_per_round": 1, "seeds": 10, "freeze_batchnorm": True,
+        "trials_per_round": 1, "seeds": 10, "freeze_batchnorm": "statistics",
     }  # fmt: skip
     assert protocol.model_dump(include=set(expected)) == expected
     assert all(field.description for field in Protocol.model_fields.values())
@@ -56,7 +56,7 @@ def test_the_defaults_are_the_papers():
     [
         ({"methods": ["contrastiv"]}, "methods.0: unknown name 'contrastiv' in methods; choose from: arcface"),
         ({"datasets": ["glyps"]}, "datasets.0: unknown name 'glyps' in datasets; choose from: .*glyphs"),
-        ({"protocol__trunk": "resnet51"}, "protocol.trunk: unknown name 'resnet51' in trunks; choose from: convnet"),
+        ({"protocol__trunk": "resnet51"}, "protocol.trunk: unknown name 'resnet51' in trunks; choose from: bn_"),
         ({"protocol__trails": 3}, "unknown key 'protocol.trails'; known keys here: trunk, weights.*trials"),
         ({"method": []}, "unknown key 'method'; known keys here: title, description, datasets, methods, protocol"),
         ({"protocol__trials": "3"}, "protocol.trials: input should be a valid integer, not '3'"),
@@ -69,6 +69,17 @@ def test_the_defaults_are_the_papers():
         ({"protocol__batch_size": 6}, "method 'contrastive' wants 4 images per class: protocol.batch_size 6 must be"),
         ({"protocol__batch_size": 4}, "at least 2 classes"),
         ({"protocol__weights": {"file": "x.pt", "sha256": "zz"}}, "protocol.weights.sha256: string should match"),
+        ({"protocol__weights": "pretrained"}, "protocol: weights: dml/trunks/convnet.py names none: give file"),
+        ({"protocol__weights": "imagenet"}, "protocol.weights: expected keys with values"),
+        ({"protocol__weights": {"file": "a/b.pt"}}, "protocol.weights.file: string should match pattern"),
+        ({"protocol__pooling": "avg"}, "protocol.pooling: input should be 'average', 'max', 'average_max', 'gem'"),
+        ({"protocol__pooling": "token"}, "protocol: pooling: convnet has no class token: choose average, max"),
+        ({"protocol__freeze_batchnorm": True}, "protocol.freeze_batchnorm: input should be 'nothing', 'statistics'"),
+        ({"methods": [{"name": "triplet", "fixed": {"loss_weight_decay": 0.0}}]},
+         "'loss_weight_decay' is no hyperparameter of triplet"),
+        ({"methods": [{"name": "margin", "fixed": {"loss_weight_decay": "0"}}]}, "weight_decay: expected a finite"),
+        ({"datasets": [{"name": "glyphs", "folder": "."}]}, r"copies: \{glyphs: \.\}"),
+        ({"hyperparameters": "published"}, "published needs to know by whom: give the key `published`"),
         ({"methods": ["contrastive", "contrastive"]}, "the method 'contrastive' stands there twice"),
         ({"methods": []}, "methods: list should have at least 1 item"),
         ({"methods": [{"name": "triplet", "ranges": {"margni": {"low": 0, "high": 1}}}]},
@@ -213,11 +224,28 @@ def test_studies_by_name_and_by_path(tmp_path):
         ({"study": "demo", "stuyd": "demo"}, "unknown key 'stuyd'; known keys here: study, images"),
         ({"study": "demo", "folds_per_job": 0}, "folds_per_job"),
         ({"study": "demo", "device": "gpu"}, "device: string should match pattern"),
+        ({"study": "demo", "copies": {"cub": "."}}, "copies: 'cub' is no data set of dml/datasets/; choose from: c"),
+        ({"study": "demo", "copies": {"sop": "/nowhere"}}, "copies: sop: /nowhere does not exist"),
     ],
 )
 def test_settings_are_checked(values, message):
     with pytest.raises(ValueError, match=message):
-        Settings.check(values, "config.yaml")
+        Settings.check(values, "config.yaml").check_copies()
+
+
+def test_pretrained_weights_are_those_of_the_trunks_file():
+    protocol = Protocol.check({"trunk": "bn_inception", "weights": "pretrained"}, "study.yaml")
+    assert protocol.weights.model_dump() == {"sha1": None} | plugins.literal("trunks", "bn_inception", "WEIGHTS")
+    elsewhere = protocol.weights.model_copy(update={"urls": ["/somewhere/else"]})
+    assert protocol.model_copy(update={"weights": elsewhere}).fingerprint() == protocol.fingerprint()
+    other = protocol.weights.model_copy(update={"file": "other.pth", "sha256": None})
+    assert protocol.model_copy(update={"weights": other}).fingerprint() != protocol.fingerprint()
+
+
+def test_patches_fill_the_crop():
+    Protocol.check({"trunk": "dino_small_16", "crop_size": 224}, "study.yaml")
+    with pytest.raises(ValueError, match="crop_size 227: dino_small_16 cuts images into patches: a multiple of 16"):
+        Protocol.check({"trunk": "dino_small_16"}, "study.yaml")
 
 
 def test_equal_trials_are_equal_bytes(tmp_path):

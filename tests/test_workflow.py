@@ -134,7 +134,7 @@ def test_every_metric_of_every_run_is_there_once(project):
     rows = project.rows()
     keys = Counter(tuple(row[k] for k in ("dataset", "method", "seed", "fold", "embedding", "metric")) for row in rows)
     assert set(keys.values()) == {1}
-    assert len(rows) == 3 * 2 * (4 + 1) * 13  # methods x seeds x (folds + concatenated) x metrics
+    assert len(rows) == 3 * 2 * (4 + 1) * 17  # methods x seeds x (folds + concatenated) x metrics
     assert {row["study"] for row in rows} == {"smoke"}
     assert all(0 <= float(row["value"]) <= 1 for row in rows if row["metric"] != "ami")
     assert {row["n_queries"] for row in rows} == {"1200"}

@@ -6,6 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dml.plotting import CONTEXT, INK, Panel, small_multiples, styled
 from dml.results import Results
+from dml.study import SEARCH
 
 TITLE = "Progress of the hyperparameter search"
 CAPTION = (
@@ -19,7 +20,10 @@ CAPTION = (
 def draw(results: Results) -> Figure:
     """One panel for each data set and method that trains."""
     scores = {dataset: _scores(results, dataset) for dataset in results.datasets}
-    figure, panels = small_multiples(results, {d: list(of) for d, of in scores.items()}, "trial", "validation MAP@R, %")
+    searched = results.study["hyperparameters"] == SEARCH
+    empty = "No training has finished." if searched else "Nothing was searched."
+    shown = {dataset: list(methods) for dataset, methods in scores.items()}
+    figure, panels = small_multiples(results, shown, "trial", "validation MAP@R, %", empty)
     for panel in panels:
         _draw_panel(panel, scores[panel.dataset])
     return figure

@@ -20,7 +20,9 @@ def draw(results: Results) -> Figure:
     """One panel for each data set and method that trains."""
     curves = {dataset: _curves(results, dataset) for dataset in results.datasets}
     shown = {dataset: list(of) for dataset, of in curves.items()}
-    figure, panels = small_multiples(results, shown, "training step", "validation MAP@R, %")
+    figure, panels = small_multiples(
+        results, shown, "training step", "validation MAP@R, %", "No training has finished."
+    )
     for panel in panels:
         _draw_panel(panel, curves[panel.dataset])
     return figure

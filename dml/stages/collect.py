@@ -15,10 +15,11 @@ def main(
     histories: list[Path],
     best: list[Path],
     folds: list[Path],
+    papers: Path,
     output: Path,
 ) -> None:
-    """Write metrics.csv (`output`) and the tables beside it."""
-    collect(load_study(study, images), name, measured, histories, best, folds, output.parent)
+    """Write metrics.csv (`output`) and the tables beside it; `papers` is the folder of published numbers."""
+    collect(load_study(study, images), name, measured, histories, best, folds, papers, output.parent)
 
 
 if __name__ == "__main__":
@@ -31,5 +32,6 @@ if __name__ == "__main__":
         histories=[Path],
         best=[Path],
         folds=[Path],
+        papers=Path,
         output=Path,
     )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dml.record import write_json
-from dml.search import extend_history, from_json, propose, to_json
+from dml.search import extend_history, from_json, grid, propose, to_json
 from dml.stages import run
 from dml.study import Study
 
@@ -24,15 +24,18 @@ def main(
     entry, protocol = checked.method(method), checked.protocol
     known = from_json(json.loads(history.read_text())) if history else []
     known = extend_history(known, [json.loads(path.read_text()) for path in folds])
-    parameters = propose(
-        entry.search_ranges(),
-        known,
-        number,
-        sobol_trials=protocol.sobol_trials,
-        per_round=protocol.trials_per_round,
-        seed=protocol.seed,
-        names=(dataset, method),
-    )
+    if entry.grid:
+        parameters = grid(entry.search_ranges())[number]
+    else:
+        parameters = propose(
+            entry.search_ranges(),
+            known,
+            number,
+            sobol_trials=protocol.sobol_trials,
+            per_round=protocol.trials_per_round,
+            seed=protocol.seed,
+            names=(dataset, method),
+        )
     write_json(output_history, to_json(known))
     entry.trial(parameters).save(output)
 

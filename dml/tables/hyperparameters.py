@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 
 from dml.results import Results
+from dml.study import SEARCH
 from dml.tabulation import EDGE, MISSING, Cell, failed, number, percent, presented
 
 TITLE = "Best hyperparameters"
 CAPTION = (
     "The trial with the highest validation MAP@R (percent, mean over the folds ± its standard error). Trials are "
     "counted from 0. ⚠ marks a value at the edge of its range: the best may lie beyond it, and the range should be "
-    "widened."
+    "widened. Without a trial: the value was not searched but taken from elsewhere, as the text above says."
 )
 
 
@@ -23,7 +24,7 @@ def build(results: Results) -> pd.DataFrame:
     end. Methods that do not train are left out.
     """
     rows = []
-    search = ["dataset", "method", "trial", "score", "sem", "trials", "failed_trials", "failure"]
+    search = ["dataset", "method", "trial", "score", "sem", "trials", "failed_trials", "failure", "origin"]
     b = results.best
     for dataset in results.datasets:
         for method in results.trained_methods:
@@ -33,7 +34,7 @@ def build(results: Results) -> pd.DataFrame:
     types = {
         "dataset": object, "method": object, "trial": "Int64", "score": float, "sem": float, "trials": "Int64",
         "failed_trials": "Int64", "parameter": object, "value": object, "low": float, "high": float, "log": "boolean",
-        "choices": object, "edge": object, "failure": object,
+        "choices": object, "edge": object, "failure": object, "origin": object,
     }  # fmt: skip
     return pd.DataFrame(rows, columns=list(types)).astype(types).fillna({"parameter": "", "edge": "", "choices": ""})
 
@@ -65,6 +66,8 @@ def _value(best: pd.Series, name: str) -> dict[str, Any]:
 
 
 def _about_method(row: pd.Series, title: str) -> list[str]:
+    if row["origin"] != SEARCH:
+        return [title, MISSING, MISSING, MISSING]
     score = MISSING if row["failure"] else percent(row["score"], row["sem"])
     trial = MISSING if row["failure"] else number(row["trial"])
     return [title, score, trial, f"{row['failed_trials']} of {row['trials']}"]

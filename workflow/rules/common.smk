@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -7,16 +8,21 @@ from pathlib import Path
 
 from dml import plugins, protocol
 from dml.downloading import mirrors_from
+from dml.published import given_hyperparameters, origin_of
 from dml.record import evaluation_code
 from dml.settings import Settings
 from dml.study import load_study, own_images, own_name, study_path
 
 try:
     SETTINGS = Settings.check(config, "config.yaml")
+    SETTINGS.check_copies()
     STUDY_FILE = study_path(SETTINGS.study, Path(workflow.basedir) / "workflow" / "studies")
     # relative: a project that was moved is still the same project
     STUDY_FILE = Path(os.path.relpath(STUDY_FILE))
     STUDY = load_study(STUDY_FILE, SETTINGS.images)
+    PUBLISHED = Path(workflow.basedir) / "workflow" / "published"
+    # (data set, method) -> values where a study takes its hyperparameters from elsewhere, None where it searches
+    GIVEN = given_hyperparameters(STUDY, STUDY_FILE, PUBLISHED)
     if workflow.is_main_process:
         for dataset in STUDY.datasets:
             dataset.refuse_namesake(Path(SETTINGS.data, dataset.name, "images.csv"))
@@ -36,11 +42,13 @@ PER_ROUND = PROTOCOL.trials_per_round
 # Where things come from and run is the machine's business: as environment, not as parameters, so that no change of it
 # makes anything again.
 os.environ["DML_MIRROR"] = ",".join(mirrors_from(SETTINGS.mirror, os.environ))
+os.environ["DML_COPIES"] = json.dumps({name: os.path.abspath(os.path.expanduser(path)) for name, path in (SETTINGS.copies or {}).items()})
 os.environ["DML_DEVICE"] = SETTINGS.device
 
 
 envvars:
     "DML_MIRROR",
+    "DML_COPIES",
     "DML_DEVICE",
 
 
@@ -94,6 +102,11 @@ def plugin(wildcards):
     return STUDY.dataset(wildcards.dataset).plugin
 
 
+def archives(wildcards):
+    """Where a data set's archives are kept: two data sets of the same images share them."""
+    return f"{DATA}/{plugins.literal('datasets', plugin(wildcards), 'ARCHIVES_OF', wildcards.dataset)}/archives"
+
+
 def own_source(wildcards):
     """The folder or zip of one's own images, where the data set is one."""
     dataset = STUDY.dataset(wildcards.dataset)
@@ -110,7 +123,7 @@ def what_is_trained(wildcards):
     return {
         "protocol": PROTOCOL.training_values(),
         "method": STUDY.method(wildcards.method).fingerprint(),
-        "trunk": plugins.fingerprint("trunks", PROTOCOL.trunk),
+        "trunk": PROTOCOL.trunk_code(),
     }
 
 
@@ -166,6 +179,13 @@ def all_of_the_search():
         files += [f"{run}/search/{trial}/{file}" for trial in range(STUDY.trials(method)) for file in of_a_trial]
         files += [f"{run}/best.yaml", f"{run}/best_trial.yaml", f"{run}/history.json"]
     return files
+
+
+def published_files():
+    """The files of the paper whose numbers stand beside the study's."""
+    folder = PUBLISHED / STUDY.published.paper if STUDY.published else None
+    names = ("paper.yaml", "results.csv", "hyperparameters.csv")
+    return [os.path.relpath(folder / name) for name in names] if folder else []
 
 
 def all_of_the_finals():

@@ -9,7 +9,7 @@ rule fetch:
     conda:
         ENVIRONMENT
     params:
-        archives=lambda wildcards: f"{DATA}/{wildcards.dataset}/archives",
+        archives=archives,
         plugin=plugin,
         code=lambda wildcards: plugins.fingerprint("datasets", plugin(wildcards)),
         source=own_source,
@@ -65,7 +65,9 @@ rule weights:
     conda:
         ENVIRONMENT
     params:
-        sha256=PROTOCOL.weights.sha256 if PROTOCOL.weights else "",
+        sha256=(PROTOCOL.weights.sha256 or []) if PROTOCOL.weights else [],
+        sha1=(PROTOCOL.weights.sha1 or []) if PROTOCOL.weights else [],
         urls=PROTOCOL.weights.urls if PROTOCOL.weights else [],
     shell:
-        "python -m dml.stages.weights --sha256 {params.sha256:q} --url {params.urls:q} --output {output:q} 2> {log:q}"
+        "python -m dml.stages.weights --sha256 {params.sha256:q} --sha1 {params.sha1:q} --url {params.urls:q}"
+        " --output {output:q} 2> {log:q}"

@@ -47,7 +47,7 @@ rule embed:
     threads: 1
     params:
         code=[
-            plugins.fingerprint("trunks", PROTOCOL.trunk),
+            PROTOCOL.trunk_code(),
             code_of("augmentation", "embedding", "evaluation", "images", "model"),
         ],
     shell:

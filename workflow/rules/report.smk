@@ -2,6 +2,14 @@
 
 TABLES = plugins.names("tables")
 FIGURES = plugins.names("figures")
+OTHER_RESULTS = [
+    "trials.csv",
+    "curves.csv",
+    "runs.csv",
+    "best.csv",
+    "published.csv",
+    "study.json",
+]
 
 
 rule collect:
@@ -15,9 +23,10 @@ rule collect:
         histories=[f"{RESULTS}/{dataset}/{method}/history.json" for dataset, method in RUNS],
         best=[f"{RESULTS}/{dataset}/{method}/best.yaml" for dataset, method in RUNS],
         folds=[f"{RESULTS}/{dataset}/folds.csv" for dataset in DATASETS],
+        published=published_files(),
     output:
         metrics=f"{RESULTS}/metrics.csv",
-        others=[f"{RESULTS}/{table}" for table in ("trials.csv", "curves.csv", "runs.csv", "best.csv", "study.json")],
+        others=[f"{RESULTS}/{table}" for table in OTHER_RESULTS],
     log:
         f"{LOGS}/collect.log",
     localrule: True
@@ -29,10 +38,12 @@ rule collect:
         study=STUDY.model_dump(),
         titles=[method.title for method in STUDY.methods],
         datasets=[dataset.describe() for dataset in STUDY.datasets],
-        code=code_of("collecting"),
+        papers=PUBLISHED,
+        code=code_of("collecting", "published"),
     shell:
         "python -m dml.stages.collect --study {input.study:q} --name {params.name} --images {params.images:q} --measured {input.measured:q}"
-        " --histories {input.histories:q} --best {input.best:q} --folds {input.folds:q} --output {output.metrics:q} 2> {log:q}"
+        " --histories {input.histories:q} --best {input.best:q} --folds {input.folds:q}"
+        " --papers {params.papers:q} --output {output.metrics:q} 2> {log:q}"
 
 
 rule tables:

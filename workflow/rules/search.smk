@@ -1,5 +1,6 @@
 # One search per (data set, method): propose a trial, train its folds, propose the next; then select the best.
 # The number of trials is known, so the whole chain is known: no checkpoints, exact dry runs.
+# A study that takes its hyperparameters from elsewhere has the rule `take` in the place of all of it.
 
 
 rule propose:
@@ -55,6 +56,29 @@ for group in FOLD_GROUPS:
             " 2> {log:q}"
 
 
+rule take:
+    input:
+        study=ancient(str(STUDY_FILE)),
+    output:
+        best=f"{RUN}/best.yaml",
+        trial=f"{RUN}/best_trial.yaml",
+        history=f"{RUN}/history.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/take.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        setting=lambda wildcards: STUDY.method(wildcards.method).trial({}).model_dump(),
+        ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+        values=lambda wildcards: json.dumps((GIVEN or {}).get((wildcards.dataset, wildcards.method))),
+        origin=origin_of(STUDY),
+    shell:
+        "python -m dml.stages.take --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
+        " --values {params.values:q} --origin {params.origin:q} --output {output.best:q} --output-trial {output.trial:q}"
+        " --output-history {output.history:q} 2> {log:q}"
+
+
 rule select:
     input:
         unpack(last_round),
@@ -74,3 +98,12 @@ rule select:
         "python -m dml.stages.select --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
         " --history {input.history:q} --settings {input.settings:q} --folds {input.folds:q} --output {output.best:q} --output-trial {output.trial:q} --output-history {output.history:q}"
         " 2> {log:q}"
+
+
+if GIVEN is None:
+
+    ruleorder: select > take
+
+else:
+
+    ruleorder: take > select

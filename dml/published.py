@@ -1,0 +1,220 @@
+"""Papers' numbers beside a study's own: a folder of workflow/published/ for each paper, with its paper.yaml."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from dml.checked import Checked, read_yaml
+from dml.search import Range
+from dml.study import PUBLISHED, SEARCH, Counterpart, Study
+
+RESULTS = ["dataset", "embedding", "method", "metric", "mean", "half_width", "source", "note", "reason"]
+"""What `results` says of each published value; `reason`: why it is not comparable, else empty."""
+PLAN_OF_A_SEARCH = ("trials", "sobol_trials", "trials_per_round")
+
+
+class PaperDataset(Checked):
+    """A data set as the paper used it."""
+
+    classes: int
+    images: int
+    protocol: dict[str, Any] = Field(default={}, description="what differs between the paper's data sets")
+
+
+class Setting(Checked):
+    """One of the paper's experiments."""
+
+    protocol: dict[str, Any] = Field(default={}, description="what differs between the paper's experiments")
+    datasets: dict[str, PaperDataset]
+
+
+class Paper(Checked):
+    """A paper.yaml."""
+
+    title: str
+    url: str
+    protocol: dict[str, Any] = Field(description="values of a study's protocol, as the paper had them")
+    settings: dict[str, Setting]
+
+    @classmethod
+    def of(cls, counterpart: Counterpart, published: Path) -> Self:
+        """The paper a study names. ValueError with the choices if there is no such paper or setting."""
+        papers = sorted(path.parent.name for path in published.glob("*/paper.yaml"))
+        if counterpart.paper not in papers:
+            raise ValueError(f"published.paper: no paper '{counterpart.paper}'; choose from: {', '.join(papers)}")
+        paper = cls.load(published / counterpart.paper / "paper.yaml")
+        if counterpart.setting not in paper.settings:
+            raise ValueError(
+                f"published.setting: {counterpart.paper} has no '{counterpart.setting}'; choose from: "
+                f"{', '.join(paper.settings)}"
+            )
+        return paper
+
+    @model_validator(mode="after")
+    def _protocol_keys_exist(self) -> Self:
+        from dml.protocol import Protocol
+
+        settings = self.settings.values()
+        datasets = [dataset for setting in settings for dataset in setting.datasets.values()]
+        for values in (self, *settings, *datasets):
+            unknown = sorted(set(values.protocol) - set(Protocol.model_fields))
+            if unknown:
+                raise ValueError(f"unknown protocol key '{unknown[0]}'")
+        return self
+
+    def protocol_of(self, setting: str, dataset: str) -> dict[str, Any]:
+        """What the paper had in one experiment on one data set."""
+        return self.protocol | self.settings[setting].protocol | self.settings[setting].datasets[dataset].protocol
+
+
+def given_hyperparameters(
+    study: Study, study_file: Path, published: Path
+) -> dict[tuple[str, str], dict[str, Any]] | None:
+    """The hyperparameters of each (data set, method) of a study that takes them from elsewhere; None if it searches.
+
+    ValueError naming the file, data set, method and hyperparameter if one has no value, or none that it can have.
+    """
+    if study.hyperparameters == SEARCH:
+        return None
+    origin, values = _values_of(study, study_file, published)
+    return {
+        (dataset.name, method.name): _of_a_method(
+            values.get(dataset.name, {}).get(method.name, {}),
+            method.search_ranges(),
+            f"{origin}: {method.name} on {dataset.name}",
+        )
+        for dataset in study.datasets
+        for method in study.methods
+    }
+
+
+def origin_of(study: Study) -> str:
+    """Where the hyperparameters come from, in words for the report."""
+    if study.hyperparameters == PUBLISHED:
+        return f"published: {study.published.paper}, {study.published.setting}"
+    return study.hyperparameters
+
+
+def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """The published values of the study's data sets and methods: rows with the columns `RESULTS`, values as shares.
+
+    `counts`: data set -> its number of classes and of images. Empty for a study without a counterpart.
+    """
+    if study.published is None:
+        return []
+    paper = Paper.of(study.published, published)
+    folder, setting = published / study.published.paper, study.published.setting
+    used = [name for name in counts if name in paper.settings[setting].datasets]
+    of_datasets = {name: _differences(study, paper, name, counts[name]) for name in used}
+    ranges = _published_ranges(folder, setting)
+    rows = []
+    for row in _rows(folder / "results.csv", setting):
+        if row["dataset"] in used and row["method"] in {method.name for method in study.methods}:
+            own = _other_search(study, row["method"], ranges.get((row["dataset"], row["method"]), {}), paper)
+            reasons = [*of_datasets[row["dataset"]], *own]
+            shares = {key: float(row[key]) / 100 if row[key] else "" for key in ("mean", "half_width")}
+            rows.append({key: row[key] for key in RESULTS if key in row} | shares | {"reason": "; ".join(reasons)})
+    return rows
+
+
+def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, dict[str, dict[str, dict]]]:
+    """The file the values stand in, and data set -> method -> hyperparameter -> value."""
+    if study.hyperparameters != PUBLISHED:
+        file = study_file.parent / study.hyperparameters
+        values = read_yaml(file)
+        if not _is_nested(values):
+            raise ValueError(f"{file}: expected data set -> method -> hyperparameter -> value")
+        return file, values
+    Paper.of(study.published, published)
+    file = published / study.published.paper / "hyperparameters.csv"
+    values: dict = {}
+    for row in _rows(file, study.published.setting):
+        number = int(row["best"]) if row["integer"] == "true" else float(row["best"])
+        values.setdefault(row["dataset"], {}).setdefault(row["method"], {})[row["parameter"]] = number
+    return file, values
+
+
+def _is_nested(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(methods, dict) and all(isinstance(of_method, dict) for of_method in methods.values())
+        for methods in values.values()
+    )
+
+
+def _of_a_method(values: Mapping[str, Any], ranges: Mapping[str, Range], origin: str) -> dict[str, Any]:
+    """The values of exactly the hyperparameters that would be searched."""
+    for name, searched in ranges.items():
+        if name not in values:
+            raise ValueError(
+                f"{origin}: no value for '{name}': hold it constant in the study (fixed), or let the study search"
+            )
+        try:
+            searched.refuse(values[name])
+        except ValueError as error:
+            raise ValueError(f"{origin}: {name}: {error}") from None
+    return {name: values[name] for name in ranges}
+
+
+def _differences(study: Study, paper: Paper, dataset: str, counts: tuple[int, int]) -> list[str]:
+    """What is not as in the paper, and makes values of a data set incomparable."""
+    own, theirs = study.protocol.model_dump(), paper.protocol_of(study.published.setting, dataset)
+    searched = study.hyperparameters == SEARCH
+    found = [] if searched or study.hyperparameters == PUBLISHED else ["the hyperparameters are of another origin"]
+    in_paper = paper.settings[study.published.setting].datasets[dataset]
+    if counts != (in_paper.classes, in_paper.images):
+        found.append(f"{counts[0]} classes with {counts[1]} images, not {in_paper.classes} with {in_paper.images}")
+    compared = {key: value for key, value in theirs.items() if searched or key not in PLAN_OF_A_SEARCH}
+    others = {key: value for key, value in compared.items() if not _agrees(own[key], value)}
+    return found + [f"{key} is {_in_words(own[key])}, not {_in_words(value)}" for key, value in others.items()]
+
+
+def _agrees(own: Any, theirs: Any) -> bool:
+    """Whether a value is the paper's; of nested values those that the paper's has; hashes may be cut short."""
+    if isinstance(theirs, dict):
+        return isinstance(own, dict) and all(
+            str(own.get(key)).startswith(str(value)) or str(value).startswith(str(own.get(key)))
+            for key, value in theirs.items()
+        )
+    return own == theirs
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(value.get("file") or value.get("sha256"))
+    return "none" if value is None else str(value)
+
+
+def _published_ranges(folder: Path, setting: str) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
+    """(data set, method) -> hyperparameter -> the row of hyperparameters.csv."""
+    found: dict = {}
+    for row in _rows(folder / "hyperparameters.csv", setting):
+        found.setdefault((row["dataset"], row["method"]), {})[row["parameter"]] = row
+    return found
+
+
+def _other_search(study: Study, method: str, theirs: Mapping[str, Mapping[str, str]], paper: Paper) -> Iterable[str]:
+    """How the search of a method differs from the paper's, whose rows of hyperparameters.csv are `theirs`."""
+    if study.hyperparameters != SEARCH:
+        return
+    own = study.method(method).search_ranges()
+    for name in sorted(set(own) | set(theirs)):
+        if name not in theirs or name not in own:
+            yield f"{name} is {'searched' if name in own else 'not searched'} here only"
+        elif not _same_range(own[name], theirs[name]):
+            yield f"{name} is searched in other bounds than {theirs[name]['low']} to {theirs[name]['high']}"
+    trials = {int(row["trials"]) for row in theirs.values()} - {study.trials(method)}
+    if trials and study.protocol.trials == paper.protocol["trials"]:  # else said once, for all methods
+        yield f"{study.trials(method)} trials, not {trials.pop()}"
+
+
+def _same_range(own: Range, row: Mapping[str, str]) -> bool:
+    kinds = [str(own.log).lower() == row["log"], str(own.integer).lower() == row["integer"]]
+    return own.choices is None and all(kinds) and (own.low, own.high) == (float(row["low"]), float(row["high"]))
+
+
+def _rows(file: Path, setting: str) -> Sequence[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as opened:
+        return [row for row in csv.DictReader(opened) if row["setting"] == setting]

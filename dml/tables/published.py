@@ -1,0 +1,107 @@
+"""The paper's numbers beside ours, cell by cell."""
+
+import math
+
+import pandas as pd
+
+from dml.results import HEADLINE_METRICS, Results, estimate, metric_title, per_seed, ranked_methods
+from dml.tabulation import MISSING, Cell, percent, presented
+
+TITLE = "Published and measured"
+CAPTION = (
+    "Percent, mean ± half width of the 95% interval, as the paper gives it and as measured here; the difference is "
+    "ours minus the paper's. ✓: within both intervals (of either mean), (✓): within the one interval that there is, ✗: "
+    "not. Where the protocol, the data or the search is not the paper's, the values stand side by side but are not "
+    "comparable, the reason stands above them, and no difference is given."
+)
+WITHIN = {"both": " ✓", "one": " (✓)", "no": " ✗", "": ""}
+
+
+def build(results: Results) -> pd.DataFrame:
+    """One row for each published value of a data set, embedding, method and metric; values are shares in [0, 1].
+
+    `within` is "both" if neither interval's half width is smaller than the difference, "one" if only one of the values
+    has an interval and that holds, "no" if it does not hold, empty without any interval. `difference` and `within` are
+    empty where `reason` says why the values are not comparable.
+    """
+    rows = []
+    p = results.published
+    for dataset in results.datasets:
+        for embedding in dict.fromkeys(p["embedding"]):
+            own = p[(p["dataset"] == dataset) & (p["embedding"] == embedding)]
+            measured = {
+                metric: per_seed(results, dataset, embedding, metric) for metric in dict.fromkeys(own["metric"])
+            }
+            for method in ranked_methods(results, dataset):
+                for _, row in own[own["method"] == method].iterrows():
+                    values = measured[row["metric"]]
+                    mean, half_width, n = math.nan, math.nan, 0
+                    if method in values:
+                        mean, half_width, n = estimate(results, method, values[method])
+                    ours = {"ours": mean, "ours_half_width": half_width, "n": n}
+                    rows.append(_row(row, ours))
+    types = {
+        "dataset": object, "embedding": object, "method": object, "metric": object, "published": float,
+        "published_half_width": float, "ours": float, "ours_half_width": float, "n": "Int64", "difference": float,
+        "within": object, "reason": object, "source": object, "note": object,
+    }  # fmt: skip
+    return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+
+def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """One row for each method, one block for each data set and embedding, headed by what makes it incomparable."""
+    metrics = [metric for metric in HEADLINE_METRICS if metric in set(table["metric"])]
+    names = [("", "Method")]
+    names += [(metric_title(metric), name) for metric in metrics for name in ("Paper", "Ours", "Difference")]
+    rows, headings = [], []
+    for (dataset, embedding), block in table.groupby(["dataset", "embedding"], sort=False):
+        of_all = _common_reasons(block)
+        lines = [_spanning(names, f"Not comparable: {'; '.join(of_all)}.")] * bool(of_all)
+        for method, group in block.groupby("method", sort=False):
+            row = dict.fromkeys(names, MISSING) | {("", "Method"): results.methods[method]}
+            for _, value in group.iterrows():
+                row |= {(metric_title(value["metric"]), name): cell for name, cell in _cells(value).items()}
+            lines.append(row)
+            own = [reason for reason in _reasons(group.iloc[0]) if reason not in of_all]
+            if own and not of_all:
+                lines.append(_spanning(names, f"{results.methods[method]} is not comparable: {'; '.join(own)}."))
+        rows += lines
+        headings += [f"{results.datasets[dataset]}, {embedding}"] * len(lines)
+    return presented(rows, headings, names)
+
+
+def _row(published: pd.Series, ours: dict) -> dict:
+    row = published[["dataset", "embedding", "method", "metric", "reason", "source", "note"]].to_dict() | ours
+    row |= {"published": published["mean"], "published_half_width": published["half_width"]}
+    if published["reason"] or math.isnan(ours["ours"]):
+        return row | {"difference": math.nan, "within": ""}
+    difference = ours["ours"] - published["mean"]
+    widths = [width for width in (ours["ours_half_width"], published["half_width"]) if not math.isnan(width)]
+    holds = "both" if len(widths) == 2 else "one"
+    within = "" if not widths else holds if abs(difference) <= min(widths) else "no"
+    return row | {"difference": difference, "within": within}
+
+
+def _cells(value: pd.Series) -> dict[str, str | Cell]:
+    difference = percent(value["difference"]) + WITHIN[value["within"]]
+    if value["difference"] > 0:
+        difference = f"+{difference}"
+    return {
+        "Paper": percent(value["published"], value["published_half_width"]),
+        "Ours": percent(value["ours"], value["ours_half_width"]),
+        "Difference": difference,
+    }
+
+
+def _reasons(value: pd.Series) -> list[str]:
+    return value["reason"].split("; ") if value["reason"] else []
+
+
+def _common_reasons(block: pd.DataFrame) -> list[str]:
+    """The reasons that hold for every method."""
+    of_methods = [_reasons(group.iloc[0]) for _, group in block.groupby("method", sort=False)]
+    return [reason for reason in of_methods[0] if all(reason in others for others in of_methods)]
+
+
+def _spanning(names: list, text: str) -> dict:
+    return dict.fromkeys(names) | {names[0]: Cell(text, span=len(names))}

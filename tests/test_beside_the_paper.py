@@ -1,0 +1,239 @@
+"""Hyperparameters taken from elsewhere, and the paper's numbers beside a study's own."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from example_results import write
+
+from dml import plugins, published
+from dml.published import Paper, given_hyperparameters, origin_of, results
+from dml.results import Results
+from dml.search import Range, given, grid
+from dml.study import Study
+
+ROOT = Path(__file__).parents[1]
+STUDIES, PAPERS = ROOT / "workflow" / "studies", ROOT / "workflow" / "published"
+REPRODUCTIONS = sorted(STUDIES.glob("reality_check_*.yaml"))
+CUB = STUDIES / "reality_check_cub.yaml"
+AS_IN_THE_PAPER = {"cub200": (200, 11788), "cars196": (196, 16185), "sop": (22634, 120053)}
+CUB_ALONE = {"cub200": AS_IN_THE_PAPER["cub200"]}
+
+
+def study(path=CUB, **changes):
+    values = Study.load(path).model_dump()
+    for key, value in changes.items():
+        *keys, last = key.split("__")
+        place = values
+        for part in keys:
+            place = place[part]
+        place[last] = value
+    return Study.check(values, "study.yaml")
+
+
+def reasons(changed, counts=CUB_ALONE):
+    return {row["reason"] for row in results(changed, PAPERS, counts)}
+
+
+@pytest.mark.parametrize("path", REPRODUCTIONS, ids=lambda path: path.stem)
+def test_the_papers_studies_do_what_the_paper_did(path):
+    loaded = Study.load(path)
+    paper = Paper.of(loaded.published, PAPERS)
+    counts = {dataset.name: AS_IN_THE_PAPER[dataset.name] for dataset in loaded.datasets}
+    found = results(loaded, PAPERS, counts)
+    assert all(len(paper.protocol_of(loaded.published.setting, name)) == 24 for name in counts)
+    assert {row["reason"] for row in found} <= {""}
+    known = {(row["embedding"], row["metric"]) for row in found}
+    assert len(known) == (0 if "batch256" in path.stem else 1 if "sop" in path.stem else 6)
+
+
+@pytest.mark.parametrize("path", REPRODUCTIONS, ids=lambda path: path.stem)
+def test_the_papers_best_values_can_take_the_place_of_a_search(path):
+    taken = study(path, hyperparameters="published")
+    values = given_hyperparameters(taken, path, PAPERS)
+    assert set(values) == {(d.name, m.name) for d in taken.datasets for m in taken.methods}
+    for (_, method), of_method in values.items():
+        ranges = taken.method(method).search_ranges()
+        assert set(of_method) == set(ranges)
+        for name, value in of_method.items():
+            assert ranges[name].low <= value <= ranges[name].high
+    assert all(taken.trials(method.name) == 0 for method in taken.methods)
+    assert origin_of(taken) == f"published: reality_check, {taken.published.setting}"
+    counts = {dataset.name: AS_IN_THE_PAPER[dataset.name] for dataset in taken.datasets}
+    assert reasons(taken, counts) <= {""}
+
+
+def test_the_papers_values_are_those_of_its_table():
+    values = given_hyperparameters(study(hyperparameters="published"), CUB, PAPERS)
+    assert values["cub200", "pretrained"] == {}
+    assert values["cub200", "contrastive"] == {"pos_margin": -0.2, "neg_margin": 0.384119137}
+    assert values["cub200", "fastap"] == {"num_bins": 17} and type(values["cub200", "fastap"]["num_bins"]) is int
+    assert values["cub200", "margin"]["loss_lr"] == pytest.approx(1.31e-3, rel=1e-2)
+
+
+def test_values_may_come_from_a_file(tmp_path):
+    file = tmp_path / "values.yaml"
+    few = study(hyperparameters="values.yaml", methods=[{"name": "pretrained"}, {"name": "triplet"}])
+    file.write_text("cub200: {triplet: {margin: 0.3, unused: 1}}\n")
+    expected = {("cub200", "pretrained"): {}, ("cub200", "triplet"): {"margin": 0.3}}
+    assert given_hyperparameters(few, tmp_path / "study.yaml", PAPERS) == expected
+    for text, message in (
+        (
+            "cub200: {triplet: {margn: 0.3}}",
+            r"values\.yaml: triplet on cub200: no value for 'margin': hold it constant",
+        ),
+        ("cub200: {triplet: {margin: high}}", "margin: expected a finite number, not 'high'"),
+        ("cub200: [triplet]", "expected data set -> method -> hyperparameter -> value"),
+        ("- 3", "expected data set -> method -> hyperparameter -> value"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message) as caught:
+            given_hyperparameters(few, tmp_path / "study.yaml", PAPERS)
+        assert str(file) in str(caught.value)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"values\.yaml: no such file"):
+        given_hyperparameters(few, tmp_path / "study.yaml", PAPERS)
+
+
+def test_a_study_that_searches_is_given_nothing():
+    assert given_hyperparameters(study(), CUB, PAPERS) is None
+
+
+def test_unknown_papers_and_settings_are_refused():
+    for published_by, message in (
+        ({"paper": "realty_check", "setting": "batch32"}, "no paper 'realty_check'; choose from: reality_check"),
+        ({"paper": "reality_check", "setting": "batch64"}, "has no 'batch64'; choose from: batch32, batch256"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            results(study(published=published_by), PAPERS, AS_IN_THE_PAPER)
+    with pytest.raises(ValueError, match="hyperparameters: published needs to know by whom"):
+        study(published=None, hyperparameters="published")
+
+
+def test_a_paper_with_an_unknown_protocol_key_is_refused(tmp_path):
+    text = (PAPERS / "reality_check" / "paper.yaml").read_text()
+    (tmp_path / "paper.yaml").write_text(text.replace("crop_size:", "cropsize:"))
+    with pytest.raises(ValueError, match="unknown protocol key 'cropsize'"):
+        Paper.load(tmp_path / "paper.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes, counts, expected",
+    [
+        ({}, (100, 5994), "100 classes with 5994 images, not 200 with 11788"),
+        ({"protocol__trunk": "resnet50"}, None, "trunk is resnet50, not bn_inception"),
+        ({"protocol__weights": None}, None, "weights is none, not 52deb4733"),
+        ({"protocol__trials": 5}, None, "trials is 5, not 50"),
+        ({"protocol__patience": 14}, None, "patience is 14, not 9"),
+        ({"protocol__freeze_batchnorm": "everything"}, None, "freeze_batchnorm is everything, not statistics"),
+        ({"protocol__seeds": 3, "protocol__seed": 7}, None, ""),
+        ({"hyperparameters": "published", "protocol__trials": 5}, None, ""),
+        ({"hyperparameters": "mine.yaml"}, None, "the hyperparameters are of another origin"),
+    ],
+)
+def test_what_differs_from_the_paper_is_named(changes, counts, expected):
+    found = reasons(study(**changes), {"cub200": counts or (200, 11788)})
+    assert found == {expected}
+
+
+def test_another_search_of_one_method_is_named_for_that_method():
+    cosface = {"name": "cosface", "fixed": {"scale": 64.0}, "ranges": {"margin": {"low": 0.0, "high": 0.5}}}
+    entries = [{"name": "triplet"}, cosface, {"name": "fastap"}]
+    found = {row["method"]: row["reason"] for row in results(study(methods=entries), PAPERS, CUB_ALONE)}
+    assert found["triplet"] == "" and found["fastap"] == "50 trials, not 31"
+    assert found["cosface"] == "margin is searched in other bounds than 0 to 1; scale is not searched here only"
+
+
+def test_other_data_sets_have_no_counterpart():
+    assert results(study(), PAPERS, {"glyphs": (120, 2400)}) == []
+    assert results(study(published=None), PAPERS, AS_IN_THE_PAPER) == []
+
+
+def test_values_that_were_not_searched_say_so():
+    ranges = {"margin": Range(low=0.0, high=1.0)}
+    taken = given("birds", "triplet", ranges, {"margin": 0.999}, "published: a paper")
+    assert (taken.origin, taken.score, taken.trials, taken.edges) == ("published: a paper", None, 0, {"margin": "high"})
+    assert taken.fingerprint != given("birds", "triplet", ranges, {"margin": 0.5}, "published: a paper").fingerprint
+
+
+def test_a_grid_holds_every_combination_once():
+    ranges = {"n": Range(low=2, high=4, integer=True), "kind": Range(choices=["a", "b"])}
+    points = grid(ranges)
+    assert points == [{"kind": k, "n": n} for k in "ab" for n in (2, 3, 4)]
+    entry = {"name": "fastap", "grid": True}
+    assert study(methods=[entry]).trials("fastap") == 31
+    assert study(methods=[entry | {"fixed": {"num_bins": 4}}]).trials("fastap") == 1
+    with pytest.raises(ValueError, match=r"methods\.0: grid: margin: a grid needs integer: true, or choices"):
+        study(methods=[{"name": "triplet", "grid": True}])
+
+
+@pytest.fixture
+def with_paper(tmp_path):
+    """The made-up results, with published values for three of the methods on the first data set."""
+
+    def make(reason=""):
+        folder = write(tmp_path)
+        rows = [
+            {"method": "contrastive", "mean": 0.41, "half_width": 0.03},  # ours: 0.40, half width 0.0248
+            {"method": "triplet", "mean": 0.42, "half_width": 0.001},
+            {"method": "pretrained", "mean": 0.1, "half_width": ""},
+            {"method": "margin", "mean": 0.29, "half_width": ""},
+        ]
+        with (folder / "published.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, published.RESULTS)
+            writer.writeheader()
+            for row in rows:
+                place = {"dataset": "birds1", "embedding": "separated", "metric": "map_at_r", "source": "s", "note": ""}
+                writer.writerow(place | row | {"reason": reason})
+        described = json.loads((folder / "study.json").read_text())
+        described["counterpart"] = {"title": "A paper", "url": "https://example.org", "setting": "main"}
+        (folder / "study.json").write_text(json.dumps(described))
+        return Results.load(folder)
+
+    return make
+
+
+def test_published_values_stand_beside_ours(with_paper):
+    table = plugins.load("tables", "published").build(with_paper()).set_index("method")
+    assert table["within"].to_dict() == {"contrastive": "both", "triplet": "no", "margin": "one", "pretrained": ""}
+    assert table.loc["contrastive", "difference"] == pytest.approx(-0.01)
+    assert table.loc["triplet", "ours"] == pytest.approx(0.395)
+    assert table["n"].to_dict() == {"contrastive": 3, "triplet": 3, "margin": 3, "pretrained": 1}
+
+
+def test_the_table_says_cell_by_cell_whether_they_agree(with_paper):
+    found = with_paper()
+    plugin = plugins.load("tables", "published")
+    cells = plugin.present(plugin.build(found), found)
+    rows = {row[0]: row[1:] for row in cells.itertuples(index=False, name=None)}
+    assert rows["Contrastive"] == ("41.00 ± 3.00", "40.00 ± 2.48", "\N{MINUS SIGN}1.00 ✓")
+    assert rows["Triplet"][2] == "\N{MINUS SIGN}2.50 ✗"
+    assert rows["Margin & co_50%"] == ("29.00", "30.00 ± 2.48", "+1.00 (✓)")
+    assert rows["Pretrained"] == ("10.00", "10.00", "0.00")
+
+
+def test_incomparable_values_stand_beside_ours_without_a_difference(with_paper):
+    found = with_paper(reason="trials is 5, not 50; trunk is convnet, not bn_inception")
+    plugin = plugins.load("tables", "published")
+    table = plugin.build(found)
+    assert table["difference"].isna().all() and set(table["within"]) == {""}
+    cells = plugin.present(table, found)
+    assert cells.iloc[0, 0].text == "Not comparable: trials is 5, not 50; trunk is convnet, not bn_inception."
+    assert cells.iloc[0, 0].span == cells.shape[1]
+    assert cells.iloc[1, 1] == "41.00 ± 3.00" and cells.iloc[1, 3] == "\N{EN DASH}"
+
+
+def test_the_page_has_a_section_only_where_there_is_a_counterpart(with_paper, tmp_path):
+    from dml.report import render
+
+    plugin = plugins.load("tables", "published")
+
+    def page(found):
+        table = plugin.TITLE, plugin.CAPTION, plugin.present(plugin.build(found), found)
+        return render(found, {"published": table}, {})
+
+    beside = page(with_paper())
+    assert "Beside the paper" in beside and 'href="https://example.org"' in beside and "41.00 ± 3.00" in beside
+    alone = page(Results.load(write(tmp_path / "alone")))
+    assert "Beside the paper" not in alone and plugin.TITLE not in alone
