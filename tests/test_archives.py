@@ -112,6 +112,7 @@ def test_a_tar_that_ends_between_its_files_is_damaged(tmp_path, folder, blocks):
 SCRIPT = """
 import sys
 from pathlib import Path
+from dml import archives
 def hang(*arguments):
     real(*arguments)
     (Path(sys.argv[2]) / "reached").touch()
@@ -128,8 +129,7 @@ def test_an_unpacking_that_is_killed_leaves_no_folder_and_the_next_one_clears_up
     new.mkdir()
     command = [sys.executable, "-c", SCRIPT, str(archive), str(new)]
     root = Path(__file__).parents[1]
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=root, **pipes) as process:
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE) as process:
         for _ in range(1000):
             if (new / "reached").exists():
                 break
@@ -275,7 +275,7 @@ def test_other_numbers_are_refused(images, classes, number):
     with pytest.raises(ValueError) as caught:
         check("set", images, classes, number)
     for part in (
-        "set: ", images[0].container, "2 classes with 6 images", f"expected {classes} with {number}; ", "get the original",
+        "set: ", images[0].container, "2 classes with 6 images", f"expected {classes} with {number}; ", "the original",
     ):  # fmt: skip
         assert part in str(caught.value)
 
