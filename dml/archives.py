@@ -161,17 +161,13 @@ def check(
 
 def check_presence(name: str, images: Sequence[Image]) -> None:
     """ValueError naming the first image that is listed and not there."""
-    listed = defaultdict(list)
-    for image in images:
-        listed[image.container].append(image)
-    for container, here in listed.items():
-        files = Files(Path(container))
-        missing = [image for image in here if not files.has(image.path)]
-        if missing:
-            raise ValueError(
-                f"{name}: {missing[0].name} is missing, {len(missing)} of {len(here)} images in all; this copy is "
-                "incomplete: delete it and get it, or unpack it, again"
-            )
+    places = {container: Files(Path(container)) for container in {image.container for image in images}}
+    missing = [image for image in images if not places[image.container].has(image.path)]
+    if missing:
+        raise ValueError(
+            f"{name}: {missing[0].name} is missing, {len(missing)} of {len(images)} images in all; this copy is "
+            "incomplete: delete it and get it, or unpack it, again"
+        )
 
 
 def check_counts(name: str, images: Sequence[Image], classes: int, num_images: int) -> None:

@@ -184,7 +184,9 @@ def _agrees(own: Any, theirs: Any) -> bool:
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("file") or value.get("sha256"))
-    return "none" if value is None else str(value)
+    if isinstance(value, list):
+        return " to ".join(f"{number:g}" for number in value)
+    return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _published_ranges(folder: Path, setting: str) -> dict[tuple[str, str], dict[str, dict[str, str]]]:

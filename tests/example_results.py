@@ -167,7 +167,7 @@ def _study(names, datasets):
             for name in names
         ],
         "hyperparameters": "search",
-        "counterpart": None,
+        "counterpart": {"title": "A paper", "url": "https://example.org", "setting": "main"},
         "protocol": {"trunk": "bn_inception", "crop_scale": [0.16, 1.0], "seeds": 3, "folds": FOLDS,
                      "weights": {"file": "bn_inception.pth", "sha256": "0123abcd", "urls": []}},
         "protocol_help": {"trunk": "the network before the embedding", "seeds": "reproductions of the best trial"},

@@ -5,6 +5,7 @@ set's source, so that its code runs on them; and `layouts`, copies as users have
 """
 
 import ast
+import gzip
 import hashlib
 import io
 import shutil
@@ -62,21 +63,32 @@ def write(folder: Path, contents: Mapping[str, bytes | str]) -> Path:
 
 
 def zipped(folder: Path, file: Path) -> Path:
-    """A .zip of what is in a folder, folders listed too, as most programs write it."""
+    """A .zip of what is in a folder, folders listed too, as most programs write it; always the same bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file, "w") as opened:
         for path in sorted(folder.rglob("*")):
-            opened.write(path, path.relative_to(folder))
+            name = path.relative_to(folder).as_posix()
+            if path.is_dir():
+                opened.writestr(zipfile.ZipInfo(f"{name}/"), b"")
+            else:
+                opened.writestr(zipfile.ZipInfo(name), path.read_bytes())
     return file
 
 
 def tarred(folder: Path, file: Path) -> Path:
-    """A .tgz, or .tar, of what is in a folder."""
+    """A .tgz, or .tar, of what is in a folder; always the same bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w" if file.suffix == ".tar" else "w:gz") as opened:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as opened:
         for path in sorted(folder.iterdir()):
-            opened.add(path, path.name)
+            opened.add(path, path.name, filter=_timeless)
+    file.write_bytes(data.getvalue() if file.suffix == ".tar" else gzip.compress(data.getvalue(), mtime=0))
     return file
+
+
+def _timeless(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.mtime = 0
+    return member
 
 
 def under(folder: Path, **places: Path) -> Path:

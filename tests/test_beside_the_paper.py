@@ -12,6 +12,7 @@ from dml.published import Paper, given_hyperparameters, origin_of, results
 from dml.results import Results
 from dml.search import Range, given, grid
 from dml.study import Study
+from dml.tabulation import Cell
 
 ROOT = Path(__file__).parents[1]
 STUDIES, PAPERS = ROOT / "workflow" / "studies", ROOT / "workflow" / "published"
@@ -127,6 +128,8 @@ def test_a_paper_with_an_unknown_protocol_key_is_refused(tmp_path):
         ({"protocol__trials": 5}, None, "trials is 5, not 50"),
         ({"protocol__patience": 14}, None, "patience is 14, not 9"),
         ({"protocol__freeze_batchnorm": "everything"}, None, "freeze_batchnorm is everything, not statistics"),
+        ({"protocol__head_bias": False}, None, "head_bias is no, not yes"),
+        ({"protocol__crop_ratio": [0.75, 4 / 3]}, None, "crop_ratio is 0.75 to 1.33333, not 0.75 to 1.33"),
         ({"protocol__seeds": 3, "protocol__seed": 7}, None, ""),
         ({"hyperparameters": "published", "protocol__trials": 5}, None, ""),
         ({"hyperparameters": "mine.yaml"}, None, "the hyperparameters are of another origin"),
@@ -186,9 +189,6 @@ def with_paper(tmp_path):
             for row in rows:
                 place = {"dataset": "birds1", "embedding": "separated", "metric": "map_at_r", "source": "s", "note": ""}
                 writer.writerow(place | row | {"reason": reason})
-        described = json.loads((folder / "study.json").read_text())
-        described["counterpart"] = {"title": "A paper", "url": "https://example.org", "setting": "main"}
-        (folder / "study.json").write_text(json.dumps(described))
         return Results.load(folder)
 
     return make
@@ -207,10 +207,10 @@ def test_the_table_says_cell_by_cell_whether_they_agree(with_paper):
     plugin = plugins.load("tables", "published")
     cells = plugin.present(plugin.build(found), found)
     rows = {row[0]: row[1:] for row in cells.itertuples(index=False, name=None)}
-    assert rows["Contrastive"] == ("41.00 ± 3.00", "40.00 ± 2.48", "\N{MINUS SIGN}1.00 ✓")
-    assert rows["Triplet"][2] == "\N{MINUS SIGN}2.50 ✗"
-    assert rows["Margin & co_50%"] == ("29.00", "30.00 ± 2.48", "+1.00 (✓)")
-    assert rows["Pretrained"] == ("10.00", "10.00", "0.00")
+    assert rows["Contrastive"] == ("41.00 ± 3.00", "40.00 ± 2.48", Cell("\N{MINUS SIGN}1.00", mark="✓"))
+    assert rows["Triplet"][2] == Cell("\N{MINUS SIGN}2.50", mark="✗")
+    assert rows["Margin & co_50%"] == ("29.00", "30.00 ± 2.48", Cell("+1.00", mark="(✓)"))
+    assert rows["Pretrained"] == ("10.00", "10.00", Cell("0.00"))
 
 
 def test_incomparable_values_stand_beside_ours_without_a_difference(with_paper):
@@ -221,7 +221,7 @@ def test_incomparable_values_stand_beside_ours_without_a_difference(with_paper):
     cells = plugin.present(table, found)
     assert cells.iloc[0, 0].text == "Not comparable: trials is 5, not 50; trunk is convnet, not bn_inception."
     assert cells.iloc[0, 0].span == cells.shape[1]
-    assert cells.iloc[1, 1] == "41.00 ± 3.00" and cells.iloc[1, 3] == "\N{EN DASH}"
+    assert cells.iloc[1, 1] == "41.00 ± 3.00" and cells.iloc[1, 3] == Cell("\N{EN DASH}")
 
 
 def test_the_page_has_a_section_only_where_there_is_a_counterpart(with_paper, tmp_path):
@@ -235,5 +235,8 @@ def test_the_page_has_a_section_only_where_there_is_a_counterpart(with_paper, tm
 
     beside = page(with_paper())
     assert "Beside the paper" in beside and 'href="https://example.org"' in beside and "41.00 ± 3.00" in beside
-    alone = page(Results.load(write(tmp_path / "alone")))
+    folder = write(tmp_path / "alone")
+    described = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps(described | {"counterpart": None}))
+    alone = page(Results.load(folder))
     assert "Beside the paper" not in alone and plugin.TITLE not in alone

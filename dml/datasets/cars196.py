@@ -7,9 +7,10 @@ class, in the order of the class ids.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from dml.archives import Files, check, check_spots, copies, find, unpack
 from dml.downloading import obtain
@@ -87,7 +88,7 @@ def _images(container: Path, beside: Files | None) -> list[Image] | None:
     if not container.exists():
         return None
     if (files := find(container, "car_ims")) is not None:
-        images = _one_set(files, _annotations("cars_annos.mat", container, beside))
+        images = _one_set(files, container, beside)
         check_spots("cars196", images, SPOTS)  # the other forms have the images under other names
         return images
     if (files := find(container, "cars_train", "cars_test")) is not None:
@@ -97,24 +98,19 @@ def _images(container: Path, beside: Files | None) -> list[Image] | None:
     return None
 
 
-def _one_set(files: Files, annotations: dict[str, Any]) -> list[Image]:
-    rows, names = annotations["annotations"], annotations["class_names"]
-    return [
-        files.image(str(path), _label(int(number), names))
-        for path, number in zip(rows["relative_im_path"], rows["class"], strict=True)
-    ]
+def _one_set(files: Files, container: Path, beside: Files | None) -> list[Image]:
+    keys = "class_names", "relative_im_path", "class"
+    names, paths, numbers = _annotations("cars_annos.mat", keys, container, beside)
+    return [files.image(str(path), _label(int(number), names)) for path, number in zip(paths, numbers, strict=True)]
 
 
 def _two_sets(files: Files, container: Path, beside: Files | None) -> list[Image]:
-    names = _annotations("cars_meta.mat", container, beside)["class_names"]
+    (names,) = _annotations("cars_meta.mat", ["class_names"], container, beside)
     images = []
-    for half, name in (("cars_train", "cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat")):
-        rows = _annotations(name, container, beside)["annotations"]
-        folder = files.first(f"{half}/{half}", half)  # Kaggle has one in the other
-        images += [
-            files.image(f"{folder}/{path}", _label(int(number), names))
-            for path, number in zip(rows["fname"], rows["class"], strict=True)
-        ]
+    for half, file in (("cars_train", "cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat")):
+        place = files.below(half) if files.has(f"{half}/{half}") else files  # Kaggle has one in the other
+        rows = zip(*_annotations(file, ["fname", "class"], container, beside), strict=True)
+        images += [place.image(f"{half}/{path}", _label(int(number), names)) for path, number in rows]
     return images
 
 
@@ -138,8 +134,8 @@ def _class_folders(files: Files) -> list[Image]:
     return images
 
 
-def _annotations(name: str, container: Path, beside: Files | None) -> dict[str, Any]:
-    """A .mat file: structs as arrays with fields."""
+def _annotations(name: str, keys: Iterable[str], container: Path, beside: Files | None) -> list[np.ndarray]:
+    """Columns of a .mat file: its `class_names`, one per class, or fields of its `annotations`, one per image."""
     from scipy.io import loadmat  # here, so that other data sets do not wait for it
 
     files = find(container, name)
@@ -148,7 +144,8 @@ def _annotations(name: str, container: Path, beside: Files | None) -> dict[str, 
     if files is None:
         raise ValueError(f"cars196: {container}: {name} is missing; {WANTED}")
     try:
-        return loadmat(io.BytesIO(files.read(name)), squeeze_me=True)
+        found = loadmat(io.BytesIO(files.read(name)), squeeze_me=True)
+        return [found[key] if key == "class_names" else found["annotations"][key] for key in keys]
     except Exception as error:  # scipy raises nearly anything on damaged files
         raise ValueError(f"cars196: {files}: {name} cannot be read ({error}); get it again") from error
 

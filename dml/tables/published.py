@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from dml.results import HEADLINE_METRICS, Results, estimate, metric_title, per_seed, ranked_methods
+from dml.results import EMBEDDINGS, HEADLINE_METRICS, Results, estimate, metric_title, per_seed, ranked_methods
 from dml.tabulation import MISSING, Cell, percent, presented
 
 TITLE = "Published and measured"
@@ -14,7 +14,7 @@ CAPTION = (
     "not. Where the protocol, the data or the search is not the paper's, the values stand side by side but are not "
     "comparable, the reason stands above them, and no difference is given."
 )
-WITHIN = {"both": " ✓", "one": " (✓)", "no": " ✗", "": ""}
+WITHIN = {"both": "✓", "one": "(✓)", "no": "✗", "": ""}
 
 
 def build(results: Results) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def build(results: Results) -> pd.DataFrame:
     rows = []
     p = results.published
     for dataset in results.datasets:
-        for embedding in dict.fromkeys(p["embedding"]):
+        for embedding in EMBEDDINGS:
             own = p[(p["dataset"] == dataset) & (p["embedding"] == embedding)]
             measured = {
                 metric: per_seed(results, dataset, embedding, metric) for metric in dict.fromkeys(own["metric"])
@@ -83,13 +83,11 @@ def _row(published: pd.Series, ours: dict) -> dict:
 
 
 def _cells(value: pd.Series) -> dict[str, str | Cell]:
-    difference = percent(value["difference"]) + WITHIN[value["within"]]
-    if value["difference"] > 0:
-        difference = f"+{difference}"
+    sign = "+" if value["difference"] > 0 else ""
     return {
         "Paper": percent(value["published"], value["published_half_width"]),
         "Ours": percent(value["ours"], value["ours_half_width"]),
-        "Difference": difference,
+        "Difference": Cell(sign + percent(value["difference"]), mark=WITHIN[value["within"]]),
     }
 
 
