@@ -292,6 +292,26 @@ def test_the_plan_of_every_study_has_the_protocols_number_of_jobs(path, tmp_path
     assert jobs["select"] == len(study.methods) * datasets
     assert jobs["train_final"] == jobs["embed"] == jobs["measure"] == seeds
     assert jobs["pack"] == 2 * datasets and jobs["fetch"] == jobs["split"] == datasets
+    if path.stem in TRIALS_OF_THE_PAPER:
+        assert (jobs["train_trial"], jobs["train_final"]) == (TRIALS_OF_THE_PAPER[path.stem], 15 * 10)
+
+
+# 14 searches of 50 trials, FastAP's of 31 instead at batch size 32, and the pretrained trunk's only trial
+TRIALS_OF_THE_PAPER = {
+    "reality_check_cub": 13 * 50 + 31 + 1,
+    "reality_check_cars": 13 * 50 + 31 + 1,
+    "reality_check_sop": 13 * 50 + 31 + 1,
+    "reality_check_cub_batch256": 14 * 50 + 1,
+}
+
+
+def test_with_the_papers_best_values_only_the_final_runs_are_planned(tmp_path):
+    project = Project(tmp_path)
+    study = tmp_path / "workflow/studies/reality_check_sop.yaml"
+    study.write_text(study.read_text().replace("hyperparameters: search", "hyperparameters: published"))
+    jobs = Counter(job["rule"] for job in project.plan(study="reality_check_sop", config=["folds_per_job=1"]))
+    assert jobs["take"] == 15 and jobs["propose"] == jobs["train_trial_0"] == jobs["select"] == 0
+    assert all(jobs[f"train_final_{fold}"] == 15 * 10 for fold in range(4))
 
 
 def test_ones_own_images_get_results_of_their_own(tmp_path):

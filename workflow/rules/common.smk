@@ -42,7 +42,9 @@ PER_ROUND = PROTOCOL.trials_per_round
 # Where things come from and run is the machine's business: as environment, not as parameters, so that no change of it
 # makes anything again.
 os.environ["DML_MIRROR"] = ",".join(mirrors_from(SETTINGS.mirror, os.environ))
-os.environ["DML_COPIES"] = json.dumps({name: os.path.abspath(os.path.expanduser(path)) for name, path in (SETTINGS.copies or {}).items()})
+os.environ["DML_COPIES"] = json.dumps(
+    {name: os.path.abspath(os.path.expanduser(path)) for name, path in (SETTINGS.copies or {}).items()}
+)
 os.environ["DML_DEVICE"] = SETTINGS.device
 
 
