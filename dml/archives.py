@@ -79,7 +79,7 @@ class Files:
     def has(self, path: str) -> bool:
         """Whether there is a file or folder."""
         if self._members is None:
-            return (self.container / path).exists()
+            return os.path.exists(self.container / path)
         full = f"{self._inside}{path}".rstrip("/")
         folder, _, name = full.rpartition("/")
         return full == "" or name in self._members.get(folder, {})
@@ -142,8 +142,15 @@ def find(container: Path, *required: str | tuple[str, ...]) -> Files | None:
             if all(files.first(*([paths] if isinstance(paths, str) else paths)) for paths in required):
                 return files
         if depth < DEPTH:
-            level = [files.below(name) for files in level for name in files.folders()]
+            level = [files.below(name) for files in level for name in _folders_that_may_be_read(files)]
     return None
+
+
+def _folders_that_may_be_read(files: Files) -> list[str]:
+    try:
+        return files.folders()
+    except PermissionError:
+        return []
 
 
 def check(

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -242,6 +241,13 @@ def test_what_is_downloaded_is_what_a_user_may_have(server, made_small, tmp_path
     server.requests.clear()
     assert SETS[name].prepare(tmp_path / "archives") == images
     assert server.requests == []
+
+
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_a_miniature_is_fetched_from_where_it_lies(made_small, tmp_path, name):
+    assert len(SETS[name].prepare(tmp_path)) == IMAGES
+    for file in made_small[name].files.values():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("name", DOWNLOADED)
@@ -494,13 +500,15 @@ def test_lists_of_sop_that_are_other_lists_are_refused(made_small, tmp_path):
 # --- the miniatures themselves
 
 
-def test_the_miniatures_are_always_the_same(made, tmp_path):
-    again = miniatures.sop(tmp_path / "again")
-    pictures = [
-        {name: file.read(name) for name in file.namelist() if name.endswith("JPG")}
-        for file in map(zipfile.ZipFile, [*again.files.values(), *made["sop"].files.values()])
-    ]
-    assert pictures[0] == pictures[1] and len(set(pictures[0].values())) == IMAGES
+def test_the_miniatures_are_always_the_same(made, made_small, tmp_path):
+    for name in ("cub200", "sop", "in_shop", "omniglot"):
+        again = getattr(miniatures, name)(tmp_path / name)
+        assert {n: f.read_bytes() for n, f in again.files.items()} == {
+            n: f.read_bytes() for n, f in made[name].files.items()
+        }
+    assert (
+        len({data for _, _, data in contents(sop.prepare(tmp_path, [], made["sop"].layouts["the folder"]))}) == IMAGES
+    )
 
 
 @pytest.mark.parametrize("name", SETS)
