@@ -37,6 +37,7 @@ class Paper(Checked):
     title: str
     url: str
     protocol: dict[str, Any] = Field(description="values of a study's protocol, as the paper had them")
+    incomparable: dict[str, str] = Field(default={}, description="methods that cannot be done as in the paper: why")
     settings: dict[str, Setting]
 
     @classmethod
@@ -114,7 +115,8 @@ def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]
     for row in _rows(folder / "results.csv", setting):
         if row["dataset"] in used and row["method"] in {method.name for method in study.methods}:
             own = _other_search(study, row["method"], ranges.get((row["dataset"], row["method"]), {}), paper)
-            reasons = [*of_datasets[row["dataset"]], *own]
+            unknown = [paper.incomparable[row["method"]]] if row["method"] in paper.incomparable else []
+            reasons = [*of_datasets[row["dataset"]], *own, *unknown]
             shares = {key: float(row[key]) / 100 if row[key] else "" for key in ("mean", "half_width")}
             rows.append({key: row[key] for key in RESULTS if key in row} | shares | {"reason": "; ".join(reasons)})
     return rows
