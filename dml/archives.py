@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dml.downloading import one_at_a_time
 from dml.images import Image, read
+from dml.splits import half_of
 
 TARS = (".tgz", ".tar.gz", ".tar")
 DEPTH = 2
@@ -154,14 +155,22 @@ def _folders_that_may_be_read(files: Files) -> list[str]:
 
 
 def check(
-    name: str, images: Sequence[Image], classes: int, num_images: int, spots: Mapping[str, str] | None = None
+    name: str,
+    images: Sequence[Image],
+    classes: int,
+    num_images: int,
+    spots: Mapping[str, str] | None = None,
+    trainval: int | None = None,
 ) -> list[Image]:
     """The images of the data set `name`, if they are all there, as many as they must be, and the right ones.
 
-    `spots`: path, or its end -> md5 of one image. ValueError saying what is wrong.
+    `spots`: path, or its end -> md5 of one image. `trainval`: so many images has the first half of the classes, which
+    finds out annotations with other numbers. ValueError saying what is wrong.
     """
     check_presence(name, images)
     check_counts(name, images, classes, num_images)
+    if trainval is not None:
+        check_trainval(name, images, trainval)
     check_spots(name, images, spots or {})
     return list(images)
 
@@ -185,6 +194,16 @@ def check_counts(name: str, images: Sequence[Image], classes: int, num_images: i
         raise ValueError(
             f"{name}: {where}: {found[0]:,} classes with {found[1]:,} images, expected {classes:,} with "
             f"{num_images:,}; this copy is incomplete or another selection: delete it and get the original"
+        )
+
+
+def check_trainval(name: str, images: Sequence[Image], trainval: int) -> None:
+    """ValueError if the first half of the classes has not so many images."""
+    found = len(half_of(images, "trainval")[0])
+    if found != trainval:
+        raise ValueError(
+            f"{name}: {images[0].container}: {found:,} images in the first half of the classes, expected {trainval:,}; "
+            "the classes are numbered otherwise: get the original annotations"
         )
 
 

@@ -90,6 +90,13 @@ def obtain(
     )
 
 
+def check_file(file: Path, *, sha256: str | None = None, sha1: str | None = None) -> None:
+    """ValueError naming the file if its checksums are not these; as in `obtain`, `sha256` may be its first digits."""
+    reason = _mistake(file, None, {kind: value for kind, value in (("sha256", sha256), ("sha1", sha1)) if value})
+    if reason:
+        raise ValueError(f"{file}: {reason}: delete it, to have it fetched again, or put the right file there")
+
+
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """While one process makes `path`, others that want to make it wait here. `path`.lock is there meanwhile."""
@@ -193,7 +200,12 @@ def _take(source: str, target: Path, size: int | None, resume: bool) -> bool:
     if not is_address(source):
         if not (os.path.isfile(source) and os.access(source, os.R_OK)):
             raise _Unavailable("not readable" if os.path.isfile(source) else "no such file")
-        shutil.copyfile(source, target)
+        aside = target.with_name(f"{target.name}.copy")  # what a broken download left in `target` may still be wanted
+        try:
+            shutil.copyfile(source, aside)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
         return False
     attempts, reached = 0, _size(target)
     while True:

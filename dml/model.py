@@ -31,7 +31,7 @@ class Model(nn.Module):
         plugin = plugins.load("trunks", protocol.trunk)
         self.channels, self.mean, self.std = plugin.CHANNELS, plugin.MEAN, plugin.STD
         self.trunk = plugin.build(weights)
-        self.pooling = Pooling(protocol.pooling or plugin.POOLING, learns=has_head)
+        self.pooling = Pooling(protocol.pooling, learns=has_head)
         self.norm, self.head = nn.Identity(), nn.Identity()
         self.embedding_size = plugin.WIDTH
         if has_head:

@@ -84,9 +84,7 @@ def code_hash(paths: Iterable[Path], leave_out: Collection[str] = ()) -> str:
     digest = hashlib.sha256()
     for path in paths:
         tree = _without_docstrings(_syntax_tree(path))
-        tree.body = (
-            [statement for statement in tree.body if not leave_out & _assigned(statement)] if leave_out else tree.body
-        )
+        tree.body = [statement for statement in tree.body if not _assigned(statement) & set(leave_out)]
         digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 

@@ -33,9 +33,15 @@ class Weights(Checked):
         default=[], description="addresses or paths of it, tried in order; a .zip that holds it will do"
     )
 
+    def identity(self) -> str:
+        """Which weights these are, wherever they come from: the first digits of a checksum, else the file's name."""
+        checksum = self.sha256 or self.sha1
+        return checksum[:8] if checksum else self.file
+
 
 WeightsOrTrunksOwn = Annotated[
     Weights | None,
+    # Changes nothing; it tells the schema for editors what `_trunks_own` takes in the place of weights.
     BeforeValidator(lambda weights: weights, json_schema_input_type=Weights | Literal["pretrained"] | None),
 ]
 
@@ -73,7 +79,7 @@ class Protocol(Checked):
         default=[0.16, 1.0],
         description="area of a training crop as a share of the image (the paper's code; its prose gives side lengths)",
     )
-    crop_ratio: Pair = Field(default=[3 / 4, 4 / 3], description="width / height of a training crop")
+    crop_ratio: Pair = Field(default=[0.75, 1.33], description="width / height of a training crop")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
 
     # the optimiser: RMSprop, constant learning rate
@@ -109,15 +115,21 @@ class Protocol(Checked):
 
     @model_validator(mode="before")
     @classmethod
-    def _trunks_own_weights(cls, values: Any) -> Any:
-        """`weights: pretrained` stands for what the trunk's file says."""
-        if not (isinstance(values, dict) and values.get("weights") == "pretrained"):
-            return values
-        trunk = values.get("trunk")
-        weights = plugins.literal("trunks", trunk, "WEIGHTS")
-        if weights is None:
-            raise ValueError(f"weights: dml/trunks/{trunk}.py names none: give file, sha256 and urls instead")
-        return values | {"weights": weights}
+    def _trunks_own(cls, values: Any) -> Any:
+        """`weights: pretrained` and a pooling of null stand for what the trunk's file says."""
+        trunk = values.get("trunk") if isinstance(values, dict) else None
+        if trunk not in plugins.names("trunks"):
+            return values  # which is refused
+        if values.get("pooling") is None:
+            values = values | {"pooling": plugins.literal("trunks", trunk, "POOLING")}
+        if isinstance(values.get("weights"), str):
+            weights = plugins.literal("trunks", trunk, "WEIGHTS")
+            if values["weights"] != "pretrained":
+                raise ValueError(f"weights: expected pretrained, or file, sha256 and urls, not '{values['weights']}'")
+            if weights is None:
+                raise ValueError(f"weights: dml/trunks/{trunk}.py names none: give file, sha256 and urls instead")
+            values = values | {"weights": weights}
+        return values
 
     @field_validator("trunk")
     @classmethod
@@ -153,8 +165,8 @@ class Protocol(Checked):
 
     def training_values(self) -> dict:
         """The part that decides what one training gives: a change of the rest retrains nothing."""
-        plan = {"trials", "trials_per_round", "sobol_trials", "seeds"}
-        return self.model_dump(exclude={key: True for key in plan} | {"weights": {"urls"}})
+        values = self.model_dump(exclude={"trials", "trials_per_round", "sobol_trials", "seeds"})
+        return values | {"weights": self.weights and self.weights.identity()}
 
     def trunk_code(self) -> str:
         """A hash of the trunk's code; where its weights are found does not count, they have a hash of their own."""

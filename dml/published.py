@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from dml import plugins
 from dml.checked import Checked, read_yaml
 from dml.search import Range
 from dml.study import PUBLISHED, SEARCH, Counterpart, Study
@@ -22,6 +23,17 @@ class PaperDataset(Checked):
     classes: int
     images: int
     protocol: dict[str, Any] = Field(default={}, description="what differs between the paper's data sets")
+    constants: dict[str, dict[str, Any]] = Field(
+        default={}, description="method -> hyperparameter -> value on this set"
+    )
+
+
+class PaperMethod(Checked):
+    """What a method was in the paper beside its searched hyperparameters."""
+
+    images_per_class: int | None = Field(default=None, description="in a batch; null where it is not known")
+    constants: dict[str, Any] = Field(default={}, description="hyperparameter -> value, on all data sets")
+    unknown: str | None = Field(default=None, description="why it cannot be done as in the paper")
 
 
 class Setting(Checked):
@@ -37,7 +49,7 @@ class Paper(Checked):
     title: str
     url: str
     protocol: dict[str, Any] = Field(description="values of a study's protocol, as the paper had them")
-    incomparable: dict[str, str] = Field(default={}, description="methods that cannot be done as in the paper: why")
+    methods: dict[str, PaperMethod]
     settings: dict[str, Setting]
 
     @classmethod
@@ -69,6 +81,15 @@ class Paper(Checked):
     def protocol_of(self, setting: str, dataset: str) -> dict[str, Any]:
         """What the paper had in one experiment on one data set."""
         return self.protocol | self.settings[setting].protocol | self.settings[setting].datasets[dataset].protocol
+
+
+def check_counterpart(study: Study, study_file: Path, published: Path) -> None:
+    """ValueError with the choices if a study names a paper, or an experiment of it, that is not there."""
+    if study.published is not None:
+        try:
+            Paper.of(study.published, published)
+        except ValueError as error:
+            raise ValueError(f"{study_file}: {error}") from None
 
 
 def given_hyperparameters(
@@ -114,9 +135,12 @@ def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]
     rows = []
     for row in _rows(folder / "results.csv", setting):
         if row["dataset"] in used and row["method"] in {method.name for method in study.methods}:
-            own = _other_search(study, row["method"], ranges.get((row["dataset"], row["method"]), {}), paper)
-            unknown = [paper.incomparable[row["method"]]] if row["method"] in paper.incomparable else []
-            reasons = [*of_datasets[row["dataset"]], *own, *unknown]
+            of_paper = ranges.get((row["dataset"], row["method"]), {})
+            own = [
+                *_other_search(study, row["method"], of_paper, paper),
+                *_other_constants(study, row["dataset"], row["method"], of_paper, paper),
+            ]
+            reasons = [*of_datasets[row["dataset"]], *own]
             shares = {key: float(row[key]) / 100 if row[key] else "" for key in ("mean", "half_width")}
             rows.append({key: row[key] for key in RESULTS if key in row} | shares | {"reason": "; ".join(reasons)})
     return rows
@@ -126,9 +150,15 @@ def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, d
     """The file the values stand in, and data set -> method -> hyperparameter -> value."""
     if study.hyperparameters != PUBLISHED:
         file = study_file.parent / study.hyperparameters
+        if not file.is_file():
+            raise ValueError(
+                f"{study_file}: hyperparameters: '{study.hyperparameters}' is neither search nor published, and no "
+                f"file {file} is there"
+            )
         values = read_yaml(file)
         if not _is_nested(values):
             raise ValueError(f"{file}: expected data set -> method -> hyperparameter -> value")
+        _refuse_surplus(study, file, values)
         return file, values
     Paper.of(study.published, published)
     file = published / study.published.paper / "hyperparameters.csv"
@@ -137,6 +167,24 @@ def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, d
         number = int(row["best"]) if row["integer"] == "true" else float(row["best"])
         values.setdefault(row["dataset"], {}).setdefault(row["method"], {})[row["parameter"]] = number
     return file, values
+
+
+def _refuse_surplus(study: Study, file: Path, values: Mapping[str, Mapping[str, Mapping]]) -> None:
+    """ValueError for a value that would not be used: a slip of the pen, or one that the study holds constant."""
+    datasets = {dataset.name for dataset in study.datasets} | set(plugins.names("datasets"))
+    methods = {method.name for method in study.methods}
+    for dataset, of_methods in values.items():
+        if dataset not in datasets:
+            raise ValueError(f"{file}: '{dataset}' is no data set of the study or of dml/datasets/")
+        for method, of_method in of_methods.items():
+            if method not in methods | set(plugins.names("methods")):
+                raise ValueError(f"{file}: {dataset}: '{method}' is no method of the study or of dml/methods/")
+            for name in of_method:
+                if method in methods and name not in study.method(method).search_ranges():
+                    raise ValueError(
+                        f"{file}: {dataset}: {method}: '{name}' is no hyperparameter that a search would choose; what "
+                        "is constant stands in the study, under `fixed`"
+                    )
 
 
 def _is_nested(values: Any) -> bool:
@@ -185,7 +233,7 @@ def _agrees(own: Any, theirs: Any) -> bool:
 
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
-        return str(value.get("file") or value.get("sha256"))
+        return f"sha256 {value['sha256'][:9]}" if value.get("sha256") else value["file"]
     if isinstance(value, list):
         return " to ".join(f"{number:g}" for number in value)
     return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
@@ -205,13 +253,37 @@ def _other_search(study: Study, method: str, theirs: Mapping[str, Mapping[str, s
         return
     own = study.method(method).search_ranges()
     for name in sorted(set(own) | set(theirs)):
-        if name not in theirs or name not in own:
-            yield f"{name} is {'searched' if name in own else 'not searched'} here only"
+        if name not in theirs:
+            yield f"{name} is searched, in the paper it was not"
+        elif name not in own:
+            yield f"{name} is held constant, in the paper it was searched"
         elif not _same_range(own[name], theirs[name]):
             yield f"{name} is searched in other bounds than {theirs[name]['low']} to {theirs[name]['high']}"
     trials = {int(row["trials"]) for row in theirs.values()} - {study.trials(method)}
     if trials and study.protocol.trials == paper.protocol["trials"]:  # else said once, for all methods
-        yield f"{study.trials(method)} trials, not {trials.pop()}"
+        yield f"trials are {study.trials(method)}, not {trials.pop()}"
+
+
+def _other_constants(
+    study: Study, dataset: str, method: str, theirs: Mapping[str, Mapping[str, str]], paper: Paper
+) -> Iterable[str]:
+    """How a method differs from the paper's in what is not searched."""
+    entry, known = study.method(method), paper.methods[method]
+    if known.unknown:
+        yield known.unknown
+    if known.images_per_class not in (None, entry.images_of_a_class()):
+        yield f"images_per_class is {entry.images_of_a_class()}, not {known.images_per_class}"
+    of_dataset = paper.settings[study.published.setting].datasets[dataset].constants.get(method, {})
+    constants = {"loss_weight_decay": paper.protocol["weight_decay"]} | known.constants | of_dataset
+    for name, value in entry.fixed.items():
+        if name in theirs and study.hyperparameters != SEARCH and value != float(theirs[name]["best"]):
+            yield f"{name} is {value}, not {theirs[name]['best']}"
+        elif name not in theirs and name not in constants:
+            yield f"what {name} was in the paper is not known"
+        elif name not in theirs and value != constants[name]:
+            yield f"{name} is {value}, not {constants[name]}"
+    for name in sorted(set(constants) - set(entry.fixed) - set(entry.search_ranges()) - {"loss_weight_decay"}):
+        yield f"{name} is not held at {constants[name]}"
 
 
 def _same_range(own: Range, row: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dml.downloading import check_file
 from dml.images import PackedImages
 from dml.model import Model
 from dml.protocol import Protocol
@@ -52,6 +53,8 @@ def run_fold(
     """
     torch.set_num_threads(threads)
     device = resolve_device(device)
+    if protocol.weights:
+        check_file(data.weights, sha256=protocol.weights.sha256, sha1=protocol.weights.sha1)
     seed = derive_seed(protocol.seed, *run, fold)
     if failure is None:
         outcome = train(trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device)

@@ -1,5 +1,6 @@
 """A study: data sets x methods under one protocol, read from a file of `workflow/studies/` and checked completely."""
 
+import hashlib
 import math
 import os
 import re
@@ -53,6 +54,17 @@ class Dataset(Checked):
     def plugin(self) -> str:
         """The file of dml/datasets/ that reads it."""
         return "folder" if self.folder else self.name
+
+    def code(self) -> str:
+        """A hash of the code that lists its images, and of the archives they come from.
+
+        What the file says of itself does not count, nor where archives are found: a new address retrains nothing.
+        """
+        archives = plugins.literal("datasets", self.plugin, "ARCHIVES", [])
+        contents = [{key: value for key, value in archive.items() if key != "urls"} for archive in archives]
+        said = {"ARCHIVES", "TITLE", "SOURCE", "TERMS", "SPOTS", "RECALL_AT", "WANTED"}
+        code = plugins.fingerprint("datasets", self.plugin, leave_out=said)
+        return hashlib.sha256(repr((code, contents)).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """Its title, source and terms of use, and at which K its recall is usually given."""
@@ -273,7 +285,8 @@ class Study(Checked):
     hyperparameters: str = Field(
         default=SEARCH,
         description="where they come from: `search`; `published`, the best values of the paper under `published`; or a "
-        "YAML file, data set -> method -> hyperparameter -> value. Only a search trains trials, the others cost none",
+        "YAML file (its path from the study's), data set -> method -> hyperparameter -> value. Only a search trains "
+        "trials, the others cost none",
     )
     published: Counterpart | None = Field(
         default=None, description="a paper whose numbers stand beside this study's in its report"

@@ -176,6 +176,7 @@ def cub200(folder: Path) -> Miniature:
         "ARCHIVES": described(files),
         "CLASSES": CLASSES,
         "IMAGES": IMAGES,
+        "TRAINVAL_IMAGES": IMAGES // 2,
         "SPOTS": {spot: md5(images[spot])},
     }
     layouts = {
@@ -255,6 +256,7 @@ def cars196(folder: Path) -> Miniature:
         "ARCHIVES": described(files),
         "CLASSES": CLASSES,
         "IMAGES": IMAGES,
+        "TRAINVAL_IMAGES": IMAGES // 2,
         "SPOTS": {"car_ims/000001.jpg": md5(images[0]), f"car_ims/{IMAGES:06d}.jpg": md5(images[-1])},
     }
     kaggle = under(

@@ -81,6 +81,7 @@ def test_the_numbers_of_the_papers():
         "in_shop": (7982, 52712),
         "omniglot": (1623, 32460),
     }
+    assert (cub200.TRAINVAL_IMAGES, cars196.TRAINVAL_IMAGES) == (5864, 8054)
     assert sop_official.PARTS == {"train": 59551, "test": 60502}
     assert in_shop.PARTS == {"train": 25882, "query": 14218, "gallery": 12612}
     for module in (sop_official, in_shop):
@@ -369,6 +370,14 @@ def test_a_copy_that_lacks_images_is_refused(made_small, tmp_path, name, layout)
     else:
         assert f"{images[5].name} is missing, 3 of {IMAGES} images in all" in message
     assert name.removesuffix("_official") in message and "get" in message
+
+
+@pytest.mark.parametrize("module", [cub200, cars196])
+def test_classes_that_are_numbered_otherwise_are_noticed(made_small, monkeypatch, module):
+    name = module.__name__.rpartition(".")[2]
+    monkeypatch.setattr(module, "TRAINVAL_IMAGES", IMAGES // 2 + 1)
+    source = next(iter(made_small[name].layouts.values()))
+    assert "32 images in the first half of the classes, expected 33" in refused(name, source)
 
 
 @pytest.mark.parametrize("name", SETS)

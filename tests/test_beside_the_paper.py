@@ -8,7 +8,7 @@ import pytest
 from example_results import write
 
 from dml import plugins, published
-from dml.published import Paper, given_hyperparameters, origin_of, results
+from dml.published import Paper, check_counterpart, given_hyperparameters, origin_of, results
 from dml.results import Results
 from dml.search import Range, given, grid
 from dml.study import Study
@@ -35,7 +35,8 @@ def study(path=CUB, **changes):
 
 def reasons(changed, counts=CUB_ALONE):
     """Why trained methods are not comparable."""
-    return {row["reason"] for row in results(changed, PAPERS, counts) if row["method"] != "pretrained"}
+    unknown = ("pretrained", "soft_triple")  # of these something is not known, whatever the study does
+    return {row["reason"] for row in results(changed, PAPERS, counts) if row["method"] not in unknown}
 
 
 @pytest.mark.parametrize("path", REPRODUCTIONS, ids=lambda path: path.stem)
@@ -45,8 +46,9 @@ def test_the_papers_studies_do_what_the_paper_did(path):
     counts = {dataset.name: AS_IN_THE_PAPER[dataset.name] for dataset in loaded.datasets}
     found = results(loaded, PAPERS, counts)
     assert all(len(paper.protocol_of(loaded.published.setting, name)) == 24 for name in counts)
-    assert {row["reason"] for row in found if row["method"] != "pretrained"} <= {""}
-    assert all("not known" in row["reason"] for row in found if row["method"] == "pretrained")
+    unknown = {row["method"]: row["reason"] for row in found if row["reason"]}
+    assert set(unknown) <= {"pretrained", "soft_triple"}  # how it was reduced; how many centres, but on SOP
+    assert all("not known" in reason for reason in unknown.values())
     known = {(row["embedding"], row["metric"]) for row in found}
     assert len(known) == (0 if "batch256" in path.stem else 1 if "sop" in path.stem else 6)
 
@@ -78,14 +80,17 @@ def test_the_papers_values_are_those_of_its_table():
 def test_values_may_come_from_a_file(tmp_path):
     file = tmp_path / "values.yaml"
     few = study(hyperparameters="values.yaml", methods=[{"name": "pretrained"}, {"name": "triplet"}])
-    file.write_text("cub200: {triplet: {margin: 0.3, unused: 1}}\n")
+    file.write_text("cub200: {triplet: {margin: 0.3}, contrastive: {pos_margin: 0, neg_margin: 1}}\ncars196: {}\n")
     expected = {("cub200", "pretrained"): {}, ("cub200", "triplet"): {"margin": 0.3}}
     assert given_hyperparameters(few, tmp_path / "study.yaml", PAPERS) == expected
     for text, message in (
         (
-            "cub200: {triplet: {margn: 0.3}}",
+            "cub200: {triplet: {}}",
             r"values\.yaml: triplet on cub200: no value for 'margin': hold it constant",
         ),
+        ("cub200: {triplet: {margn: 0.3}}", "cub200: triplet: 'margn' is no hyperparameter that a search would choose"),
+        ("cub200: {triplets: {margin: 0.3}}", "cub200: 'triplets' is no method of the study or of dml/methods/"),
+        ("cub: {triplet: {margin: 0.3}}", "'cub' is no data set of the study or of dml/datasets/"),
         ("cub200: {triplet: {margin: high}}", "margin: expected a finite number, not 'high'"),
         ("cub200: [triplet]", "expected data set -> method -> hyperparameter -> value"),
         ("- 3", "expected data set -> method -> hyperparameter -> value"),
@@ -95,8 +100,12 @@ def test_values_may_come_from_a_file(tmp_path):
             given_hyperparameters(few, tmp_path / "study.yaml", PAPERS)
         assert str(file) in str(caught.value)
     file.unlink()
-    with pytest.raises(ValueError, match=r"values\.yaml: no such file"):
+    with pytest.raises(
+        ValueError, match=r"study\.yaml: hyperparameters: 'values.yaml' is neither search nor published"
+    ):
         given_hyperparameters(few, tmp_path / "study.yaml", PAPERS)
+    with pytest.raises(ValueError, match="hyperparameters: '.' is neither"):
+        given_hyperparameters(few.model_copy(update={"hyperparameters": "."}), tmp_path / "study.yaml", PAPERS)
 
 
 def test_a_study_that_searches_is_given_nothing():
@@ -108,8 +117,9 @@ def test_unknown_papers_and_settings_are_refused():
         ({"paper": "realty_check", "setting": "batch32"}, "no paper 'realty_check'; choose from: reality_check"),
         ({"paper": "reality_check", "setting": "batch64"}, "has no 'batch64'; choose from: batch32, batch256"),
     ):
-        with pytest.raises(ValueError, match=message):
-            results(study(published=published_by), PAPERS, AS_IN_THE_PAPER)
+        with pytest.raises(ValueError, match=f"^study.yaml: .*{message}"):
+            check_counterpart(study(published=published_by), Path("study.yaml"), PAPERS)
+    check_counterpart(study(published=None), Path("study.yaml"), PAPERS)
     with pytest.raises(ValueError, match="hyperparameters: published needs to know by whom"):
         study(published=None, hyperparameters="published")
 
@@ -126,7 +136,8 @@ def test_a_paper_with_an_unknown_protocol_key_is_refused(tmp_path):
     [
         ({}, (100, 5994), "100 classes with 5994 images, not 200 with 11788"),
         ({"protocol__trunk": "resnet50"}, None, "trunk is resnet50, not bn_inception"),
-        ({"protocol__weights": None}, None, "weights is none, not 52deb4733"),
+        ({"protocol__weights": None}, None, "weights is none, not sha256 52deb4733"),
+        ({"protocol__pooling": None}, None, ""),
         ({"protocol__trials": 5}, None, "trials is 5, not 50"),
         ({"protocol__patience": 14}, None, "patience is 14, not 9"),
         ({"protocol__freeze_batchnorm": "everything"}, None, "freeze_batchnorm is everything, not statistics"),
@@ -146,8 +157,37 @@ def test_another_search_of_one_method_is_named_for_that_method():
     cosface = {"name": "cosface", "fixed": {"scale": 64.0}, "ranges": {"margin": {"low": 0.0, "high": 0.5}}}
     entries = [{"name": "triplet"}, cosface, {"name": "fastap"}]
     found = {row["method"]: row["reason"] for row in results(study(methods=entries), PAPERS, CUB_ALONE)}
-    assert found["triplet"] == "" and found["fastap"] == "50 trials, not 31"
-    assert found["cosface"] == "margin is searched in other bounds than 0 to 1; scale is not searched here only"
+    assert found["triplet"] == "" and found["fastap"] == "trials are 50, not 31"
+    assert found["cosface"] == (
+        "margin is searched in other bounds than 0 to 1; scale is held constant, in the paper it was searched"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry, expected",
+    [
+        ({"name": "contrastive"}, ""),
+        ({"name": "contrastive", "fixed": {"neg_margin": 1.5}}, "neg_margin is 1.5, not 0.384119137"),
+        ({"name": "contrastive", "fixed": {"neg_margin": 0.384119137}}, ""),
+        ({"name": "contrastive", "images_per_class": 2}, "images_per_class is 2, not 4"),
+        ({"name": "margin", "fixed": {"loss_weight_decay": 0.1}}, "loss_weight_decay is 0.1, not 0.0"),
+        ({"name": "proxy_nca", "fixed": {"loss_weight_decay": 0.0}}, "loss_weight_decay is 0.0, not 0.0001"),
+        (
+            {"name": "soft_triple", "fixed": {"centers_per_class": 2}},
+            "what centers_per_class was in the paper is not known",
+        ),
+    ],
+)
+def test_other_constants_of_a_method_are_named(entry, expected):
+    taken = study(methods=[entry], hyperparameters="published")
+    assert {row["reason"] for row in results(taken, PAPERS, CUB_ALONE)} == {expected}
+
+
+def test_soft_triple_on_sop_is_the_papers_only_with_one_centre():
+    sop = STUDIES / "reality_check_sop.yaml"
+    counts = {"sop": AS_IN_THE_PAPER["sop"]}
+    (found,) = {r["reason"] for r in results(study(sop, methods=[{"name": "soft_triple"}]), PAPERS, counts)}
+    assert "centers_per_class is not held at 1" in found and "reg_weight is searched, in the paper it was not" in found
 
 
 def test_other_data_sets_have_no_counterpart():
@@ -224,6 +264,28 @@ def test_incomparable_values_stand_beside_ours_without_a_difference(with_paper):
     assert cells.iloc[0, 0].text == "Not comparable: trials is 5, not 50; trunk is convnet, not bn_inception."
     assert cells.iloc[0, 0].span == cells.shape[1]
     assert cells.iloc[1, 1] == "41.00 ± 3.00" and cells.iloc[1, 3] == Cell("\N{EN DASH}")
+
+
+def test_what_the_paper_does_not_give_is_said(with_paper):
+    found = with_paper()
+    plugin = plugins.load("tables", "published")
+    cells = plugin.present(plugin.build(found), found)
+    assert [row[0].text for row in cells.loc[["Birds 1, separated"]].to_numpy() if isinstance(row[0], Cell)] == [
+        "Not known from the paper: ProxyNCA."
+    ]
+    assert cells.loc["Birds 2"].iloc[0].text == "No result of the paper is known for this data set and experiment."
+
+
+def test_reasons_of_one_method_stand_with_the_others_reasons(with_paper, tmp_path):
+    found = with_paper(reason="trials is 5, not 50")
+    first = found.published["method"] == "triplet"
+    found.published.loc[first, "reason"] = "trials is 5, not 50; images_per_class is 2, not 4"
+    plugin = plugins.load("tables", "published")
+    texts = [row[0].text for row in plugin.present(plugin.build(found), found).to_numpy() if isinstance(row[0], Cell)]
+    assert texts[:2] == [
+        "Not comparable: trials is 5, not 50.",
+        "Triplet is not comparable: images_per_class is 2, not 4.",
+    ]
 
 
 def test_the_page_has_a_section_only_where_there_is_a_counterpart(with_paper, tmp_path):

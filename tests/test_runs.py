@@ -11,6 +11,7 @@ import torch
 
 from dml import plugins, record, runs
 from dml.images import PackedImages
+from dml.protocol import Weights
 from dml.record import provenance, training_code, write_json
 from dml.runs import Data, resolve_device, run_fold
 from dml.seeds import derive_seed
@@ -25,6 +26,21 @@ PRETRAINED = Trial(method="pretrained", images_per_class=1)
 @pytest.fixture
 def data(stripes_data):
     return Data("stripes", stripes_data.trainval, stripes_data.folds, None)
+
+
+def test_weights_that_somebody_put_there_are_checked_before_any_training(data, protocol, tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save(plugins.load("trunks", "convnet").build(None).state_dict(), file)
+    loaded = Data(data.dataset, data.stem, data.folds_file, file)
+    right = hashlib.sha256(file.read_bytes()).hexdigest()
+    named = Weights(file="w.pth", sha256=right[:10])
+    _, record = run_fold(PRETRAINED, protocol.model_copy(update={"weights": named}), loaded, 0, ("search", 0), "cpu", 1)
+    assert record["made_by"]["weights"] == right
+    for wrong in (Weights(file="w.pth", sha256="0" * 8), Weights(file="w.pth", sha1="0" * 40)):
+        with pytest.raises(
+            ValueError, match=f"{file}: sha.* is .*, expected 0000.*delete it, to have it fetched again"
+        ):
+            run_fold(TRIAL, protocol.model_copy(update={"weights": wrong}), loaded, 0, ("search", 0), "cpu", 1)
 
 
 @pytest.fixture

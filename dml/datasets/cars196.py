@@ -42,6 +42,7 @@ ARCHIVES = [
 ]
 CLASSES = 196
 IMAGES = 16185
+TRAINVAL_IMAGES = 8054
 SPOTS = {
     "car_ims/000001.jpg": "2d44a28f071aeaac9c0802fddcde452e",
     "car_ims/016185.jpg": "bab296d5e4b2290d024920bf4dc23d07",
@@ -80,7 +81,7 @@ def prepare(destination: Path, mirrors: Sequence[str] = (), source: Path | None 
             images = _images(unpack(archive, destination / "cars196"), Files(destination))
     if images is None:
         raise ValueError(f"cars196: {source or destination}: no copy is there in any known form; {WANTED}")
-    return check("cars196", images, CLASSES, IMAGES)
+    return check("cars196", images, CLASSES, IMAGES, trainval=TRAINVAL_IMAGES)
 
 
 def _images(container: Path, beside: Files | None) -> list[Image] | None:

@@ -22,7 +22,6 @@ ARCHIVES = [
         "urls": [
             "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
             "https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz",
-            "https://huggingface.co/datasets/XiN0919/FGVC/resolve/main/CUB_200_2011.tgz",
         ],
         "sha256": "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
         "md5": "97eceeb196236b17998738112f37df78",
@@ -31,6 +30,7 @@ ARCHIVES = [
 ]
 CLASSES = 200
 IMAGES = 11788
+TRAINVAL_IMAGES = 5864
 SPOTS = {
     "001.Black_footed_Albatross/Black_Footed_Albatross_0001_796111.jpg": "4c84da568f89519f84640c54b7fba7c2",
 }
@@ -57,7 +57,7 @@ def prepare(destination: Path, mirrors: Sequence[str] = (), source: Path | None 
             "beside a folder images/, nor folders 001.Black_footed_Albatross ...; give the folder CUB_200_2011, its "
             "images/ or CUB_200_2011.tgz"
         )
-    return check("cub200", images, CLASSES, IMAGES, SPOTS)
+    return check("cub200", images, CLASSES, IMAGES, SPOTS, TRAINVAL_IMAGES)
 
 
 def _images(container: Path) -> list[Image] | None:

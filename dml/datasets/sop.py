@@ -56,8 +56,8 @@ def with_parts(destination: Path, mirrors: Sequence[str], source: Path | None) -
     images = next(filter(None, map(_images, places)), None)
     if images is None:
         raise ValueError(
-            f"sop: {source}: no Ebay_train.txt and Ebay_test.txt; give the folder Stanford_Online_Products with both "
-            "and the folders bicycle_final/ ... toaster_final/, or Stanford_Online_Products.zip"
+            f"sop: {source or destination}: no Ebay_train.txt and Ebay_test.txt; give the folder "
+            "Stanford_Online_Products with both and the folders bicycle_final/ ... toaster_final/, or Stanford_Online_Products.zip"
         )
     return check("sop", images, CLASSES, IMAGES, SPOTS)
 

@@ -19,7 +19,8 @@ def main(plugin: str, source: Path | None, archives: Path, output: Path) -> None
     dataset = plugins.load("datasets", plugin)
     print(f"{dataset.TITLE}. Source: {dataset.SOURCE}. Terms: {dataset.TERMS}.", flush=True)
     archives.mkdir(parents=True, exist_ok=True)
-    copy = json.loads(os.environ.get("DML_COPIES", "{}")).get(plugin)
+    copies = json.loads(os.environ.get("DML_COPIES", "{}"))
+    copy = copies.get(plugin) or copies.get(plugins.literal("datasets", plugin, "ARCHIVES_OF"))
     source = Path(copy) if copy else source
     write_image_list(dataset.prepare(archives, mirrors_from(None, os.environ), source), output)
 

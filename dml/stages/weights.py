@@ -1,16 +1,19 @@
-"""Get the pretrained weights of a trunk, checked."""
+"""Get the pretrained weights of a study's trunk, checked."""
 
 import os
 from pathlib import Path
 
 from dml.downloading import mirrors_from, obtain
 from dml.stages import run
+from dml.study import Study
 
 
-def main(sha256: str | None, sha1: str | None, url: list[str], output: Path) -> None:
+def main(study: Path, output: Path) -> None:
     """Take the file from a mirror or download it."""
-    obtain(output.name, url, output.parent, mirrors_from(None, os.environ), sha256=sha256, sha1=sha1)
+    weights = Study.load(study).protocol.weights
+    mirrors = mirrors_from(None, os.environ)
+    obtain(output.name, weights.urls, output.parent, mirrors, sha256=weights.sha256, sha1=weights.sha1)
 
 
 if __name__ == "__main__":
-    run(main, sha256=(str,), sha1=(str,), url=[str], output=Path)
+    run(main, study=Path, output=Path)

@@ -12,7 +12,7 @@ CAPTION = (
     "Percent, mean ± half width of the 95% interval, as the paper gives it and as measured here; the difference is "
     "ours minus the paper's. ✓: within both intervals (of either mean), (✓): within the one interval that there is, ✗: "
     "not. Where the protocol, the data or the search is not the paper's, the values stand side by side but are not "
-    "comparable, the reason stands above them, and no difference is given."
+    "comparable: the reason stands with them, and no difference is given."
 )
 WITHIN = {"both": "✓", "one": "(✓)", "no": "✗", "": ""}
 
@@ -55,19 +55,31 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     names += [(metric_title(metric), name) for metric in metrics for name in ("Paper", "Ours", "Difference")]
     rows, headings = [], []
     for (dataset, embedding), block in table.groupby(["dataset", "embedding"], sort=False):
-        of_all = _common_reasons(block)
-        lines = [_spanning(names, f"Not comparable: {'; '.join(of_all)}.")] * bool(of_all)
-        for method, group in block.groupby("method", sort=False):
-            row = dict.fromkeys(names, MISSING) | {("", "Method"): results.methods[method]}
-            for _, value in group.iterrows():
-                row |= {(metric_title(value["metric"]), name): cell for name, cell in _cells(value).items()}
-            lines.append(row)
-            own = [reason for reason in _reasons(group.iloc[0]) if reason not in of_all]
-            if own and not of_all:
-                lines.append(_spanning(names, f"{results.methods[method]} is not comparable: {'; '.join(own)}."))
+        lines = _block(block, results, names)
         rows += lines
         headings += [f"{results.datasets[dataset]}, {embedding}"] * len(lines)
+    without = [dataset for dataset in results.datasets if dataset not in set(table["dataset"])]
+    if results.study["counterpart"]:
+        rows += [_spanning(names, "No result of the paper is known for this data set and experiment.") for _ in without]
+        headings += [results.datasets[dataset] for dataset in without]
     return presented(rows, headings, names)
+
+
+def _block(block: pd.DataFrame, results: Results, names: list) -> list[dict]:
+    """The rows of one data set and embedding: why nothing of it is comparable, the methods, what is to say of some."""
+    of_all, lines, remarks = _common_reasons(block), [], []
+    for method, group in block.groupby("method", sort=False):
+        row = dict.fromkeys(names, MISSING) | {("", "Method"): results.methods[method]}
+        for _, value in group.iterrows():
+            row |= {(metric_title(value["metric"]), name): cell for name, cell in _cells(value).items()}
+        lines.append(row)
+        own = [reason for reason in _reasons(group.iloc[0]) if reason not in of_all]
+        if own:
+            remarks.append(_spanning(names, f"{results.methods[method]} is not comparable: {'; '.join(own)}."))
+    missing = [title for method, title in results.methods.items() if method not in set(block["method"])]
+    if missing:
+        remarks.append(_spanning(names, f"Not known from the paper: {', '.join(missing)}."))
+    return [_spanning(names, f"Not comparable: {'; '.join(of_all)}.")] * bool(of_all) + lines + remarks
 
 
 def _row(published: pd.Series, ours: dict) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dml import plugins, protocol
 from dml.downloading import mirrors_from
-from dml.published import given_hyperparameters, origin_of
+from dml.published import check_counterpart, given_hyperparameters, origin_of
 from dml.record import evaluation_code
 from dml.settings import Settings
 from dml.study import load_study, own_images, own_name, study_path
@@ -20,8 +20,9 @@ try:
     # relative: a project that was moved is still the same project
     STUDY_FILE = Path(os.path.relpath(STUDY_FILE))
     STUDY = load_study(STUDY_FILE, SETTINGS.images)
-    PUBLISHED = Path(workflow.basedir) / "workflow" / "published"
+    PUBLISHED = Path(os.path.relpath(Path(workflow.basedir) / "workflow" / "published"))
     # (data set, method) -> values where a study takes its hyperparameters from elsewhere, None where it searches
+    check_counterpart(STUDY, STUDY_FILE, PUBLISHED)
     GIVEN = given_hyperparameters(STUDY, STUDY_FILE, PUBLISHED)
     if workflow.is_main_process:
         for dataset in STUDY.datasets:
@@ -183,11 +184,16 @@ def all_of_the_search():
     return files
 
 
+def given_values(wildcards):
+    """The hyperparameters of a method where nothing is searched, as JSON."""
+    return json.dumps((GIVEN or {}).get((wildcards.dataset, wildcards.method)))
+
+
 def published_files():
     """The files of the paper whose numbers stand beside the study's."""
     folder = PUBLISHED / STUDY.published.paper if STUDY.published else None
     names = ("paper.yaml", "results.csv", "hyperparameters.csv")
-    return [os.path.relpath(folder / name) for name in names] if folder else []
+    return [folder / name for name in names] if folder else []
 
 
 def all_of_the_finals():

@@ -11,7 +11,7 @@ rule fetch:
     params:
         archives=archives,
         plugin=plugin,
-        code=lambda wildcards: plugins.fingerprint("datasets", plugin(wildcards)),
+        code=lambda wildcards: STUDY.dataset(wildcards.dataset).code(),
         source=own_source,
         listing=lambda wildcards: STUDY.dataset(wildcards.dataset).listing(),
     shell:
@@ -58,6 +58,8 @@ rule pack:
 
 
 rule weights:
+    input:
+        study=ancient(str(STUDY_FILE)),
     output:
         f"{DATA}/weights/{PROTOCOL.weights.file if PROTOCOL.weights else 'none'}",
     log:
@@ -65,9 +67,7 @@ rule weights:
     conda:
         ENVIRONMENT
     params:
-        sha256=(PROTOCOL.weights.sha256 or []) if PROTOCOL.weights else [],
-        sha1=(PROTOCOL.weights.sha1 or []) if PROTOCOL.weights else [],
-        urls=PROTOCOL.weights.urls if PROTOCOL.weights else [],
+        # not the addresses: a new one is no reason to fetch the same file again
+        identity=PROTOCOL.weights.identity() if PROTOCOL.weights else "",
     shell:
-        "python -m dml.stages.weights --sha256 {params.sha256:q} --sha1 {params.sha1:q} --url {params.urls:q}"
-        " --output {output:q} 2> {log:q}"
+        "python -m dml.stages.weights --study {input.study:q} --output {output:q} 2> {log:q}"

@@ -1,6 +1,6 @@
 # One search per (data set, method): propose a trial, train its folds, propose the next; then select the best.
 # The number of trials is known, so the whole chain is known: no checkpoints, exact dry runs.
-# A study that takes its hyperparameters from elsewhere has the rule `take` in the place of all of it.
+# A study that takes its hyperparameters from elsewhere has the rules `take` and `cite` in the place of all of it.
 
 
 rule propose:
@@ -60,9 +60,7 @@ rule take:
     input:
         study=ancient(str(STUDY_FILE)),
     output:
-        best=f"{RUN}/best.yaml",
-        trial=f"{RUN}/best_trial.yaml",
-        history=f"{RUN}/history.json",
+        f"{RUN}/best_trial.yaml",
     log:
         f"{LOGS}/{{dataset}}/{{method}}/take.log",
     localrule: True
@@ -70,12 +68,31 @@ rule take:
         ENVIRONMENT
     params:
         setting=lambda wildcards: STUDY.method(wildcards.method).trial({}).model_dump(),
+        values=given_values,
+    shell:
+        "python -m dml.stages.take --study {input.study:q} --method {wildcards.method} --values {params.values:q}"
+        " --output {output:q} 2> {log:q}"
+
+
+# A rule of its own: what is only said of the values trains nothing again.
+rule cite:
+    input:
+        study=ancient(str(STUDY_FILE)),
+    output:
+        best=f"{RUN}/best.yaml",
+        history=f"{RUN}/history.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/cite.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
         ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
-        values=lambda wildcards: json.dumps((GIVEN or {}).get((wildcards.dataset, wildcards.method))),
+        values=given_values,
         origin=origin_of(STUDY),
     shell:
-        "python -m dml.stages.take --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
-        " --values {params.values:q} --origin {params.origin:q} --output {output.best:q} --output-trial {output.trial:q}"
+        "python -m dml.stages.cite --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
+        " --values {params.values:q} --origin {params.origin:q} --output {output.best:q}"
         " --output-history {output.history:q} 2> {log:q}"
 
 
@@ -103,7 +120,9 @@ rule select:
 if GIVEN is None:
 
     ruleorder: select > take
+    ruleorder: select > cite
 
 else:
 
     ruleorder: take > select
+    ruleorder: cite > select
