@@ -70,7 +70,7 @@ def test_the_defaults_are_the_papers():
         ({"protocol__batch_size": 4}, "at least 2 classes"),
         ({"protocol__weights": {"file": "x.pt", "sha256": "zz"}}, "protocol.weights.sha256: string should match"),
         ({"protocol__weights": "pretrained"}, "protocol: weights: dml/trunks/convnet.py names none: give file"),
-        ({"protocol__weights": "imagenet"}, "protocol: weights: expected pretrained, or file, sha256 and urls, not 'imagenet'"),
+        ({"protocol__weights": "imagenet"}, "weights: expected pretrained, or file, sha256 and urls, not 'imagenet'"),
         ({"protocol__weights": {"file": "a/b.pt"}}, "protocol.weights.file: string should match pattern"),
         ({"protocol__pooling": "avg"}, "protocol.pooling: input should be 'average', 'max', 'average_max', 'gem'"),
         ({"protocol__pooling": "token"}, "protocol: pooling: convnet has no class token: choose average, max"),

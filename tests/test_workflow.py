@@ -263,6 +263,13 @@ def test_what_a_change_makes_again(with_toys):
     assert rules_of(with_toys.plan(), "contrastive") == {"measure": 2}
     neighbours.write_text(original)
 
+    study.write_text(text)
+    glyphs = with_toys.folder / "dml/datasets/glyphs.py"
+    original = glyphs.read_text()
+    glyphs.write_text(original.replace('TITLE = "', 'TITLE = "Our '))
+    assert {job["rule"] for job in with_toys.plan()} == {"collect", "tables", "figures", "gallery", "report"}
+    glyphs.write_text(original)
+
     study.write_text(text.replace("seeds: 2", "seeds: 3"))
     plan = with_toys.plan()
     assert rules_of(plan, "toy") == {"train_final": 1, "embed": 1, "measure": 1}

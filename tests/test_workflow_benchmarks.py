@@ -166,6 +166,29 @@ def test_where_things_come_from_makes_nothing_again(project, made):
     assert "Nothing to be done" in project.run(config=[given({"cub200": made["cub200"].layouts["the folder"]})])
 
 
+def test_what_is_only_said_of_given_values_trains_nothing(project, made):
+    study = project.folder / STUDY
+    ranges = "methods: [{name: contrastive, ranges: {pos_margin: {low: 0.0, high: 1.0}}}]"
+    said = {"cite", "collect", "tables", "figures", "gallery", "report"}
+    config = [given({"in_shop": made["in_shop"].layouts["two files"]})]
+    try:
+        study.write_text(study.read_text().replace("methods: [contrastive]", ranges))
+        assert {job["rule"] for job in project.plan(study=STUDY, config=config)} == said
+    finally:
+        study.write_text(study.read_text().replace(ranges, "methods: [contrastive]"))
+
+
+def test_an_unknown_experiment_of_the_paper_is_refused_before_any_job(project):
+    study = project.folder / STUDY
+    text = study.read_text()
+    try:
+        study.write_text(text.replace("setting: batch32", "setting: batch64"))
+        output = project.snakemake("-n", study=STUDY, fails=True)
+        assert f"error: {STUDY}: published.setting: reality_check has no 'batch64'; choose from: batch32" in output
+    finally:
+        study.write_text(text)
+
+
 def test_a_data_set_that_cannot_be_downloaded_says_which_files_it_wants(project):
     project.snakemake("--cores", "1", "fresh/in_shop/images.csv", study=STUDY, config=["data=fresh"], fails=True)
     log = (project.folder / "logs/benchmarks/in_shop/fetch.log").read_text()

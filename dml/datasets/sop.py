@@ -57,7 +57,8 @@ def with_parts(destination: Path, mirrors: Sequence[str], source: Path | None) -
     if images is None:
         raise ValueError(
             f"sop: {source or destination}: no Ebay_train.txt and Ebay_test.txt; give the folder "
-            "Stanford_Online_Products with both and the folders bicycle_final/ ... toaster_final/, or Stanford_Online_Products.zip"
+            "Stanford_Online_Products with both and the folders bicycle_final/ ... toaster_final/, or "
+            "Stanford_Online_Products.zip"
         )
     return check("sop", images, CLASSES, IMAGES, SPOTS)
 
