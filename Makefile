@@ -24,7 +24,7 @@ test: install  ## run all tests
 
 fidelity: install  ## compare every piece with what the paper did: reports/fidelity/
 	$(BIN)/pytest -m fidelity --fidelity reports/fidelity
-	$(BIN)/python fidelity/search.py --output reports/fidelity
+	$(BIN)/python fidelity/search.py --output reports/fidelity --jobs 2
 
 clean:  ## remove what the studies made (results, reports, logs); data stays
 	rm -rf results logs $(filter-out reports/README.md reports/example,$(wildcard reports/*))
