@@ -200,7 +200,7 @@ def _take(source: str, target: Path, size: int | None, resume: bool) -> bool:
     if not is_address(source):
         if not (os.path.isfile(source) and os.access(source, os.R_OK)):
             raise _Unavailable("not readable" if os.path.isfile(source) else "no such file")
-        aside = target.with_name(f"{target.name}.copy")  # what a broken download left in `target` may still be wanted
+        aside = target.with_name(f"{target.name}.copy")  # a copy that breaks off does not cost what a download left
         try:
             shutil.copyfile(source, aside)
             os.replace(aside, target)

@@ -74,6 +74,17 @@ def constructor_arguments(kind: str, name: str) -> dict[str, bool]:
     return arguments
 
 
+def constructor_defaults(kind: str, name: str) -> dict[str, Any]:
+    """The arguments of the `__init__` in a plug-in's file that need not be given, and their values: plain literals."""
+    defaults: dict[str, Any] = {}
+    for node in ast.walk(_syntax_tree(source_path(kind, name))):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            given = dict(zip(reversed(node.args.args), reversed(node.args.defaults), strict=False))
+            given |= dict(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+            defaults |= {argument.arg: ast.literal_eval(value) for argument, value in given.items() if value}
+    return defaults
+
+
 def fingerprint(kind: str, name: str, leave_out: Collection[str] = ()) -> str:
     """A hash of what a plug-in's code does, the siblings it imports included: see `code_hash`."""
     return code_hash(_with_siblings(kind, source_path(kind, name)), leave_out)

@@ -34,9 +34,9 @@ class Weights(Checked):
     )
 
     def identity(self) -> str:
-        """Which weights these are, wherever they come from: the first digits of a checksum, else the file's name."""
+        """Which weights these are: the first digits of a checksum; without one, where they come from."""
         checksum = self.sha256 or self.sha1
-        return checksum[:8] if checksum else self.file
+        return checksum[:8] if checksum else " ".join([self.file, *self.urls])
 
 
 WeightsOrTrunksOwn = Annotated[

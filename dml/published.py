@@ -64,6 +64,12 @@ class Paper(Checked):
                 f"published.setting: {counterpart.paper} has no '{counterpart.setting}'; choose from: "
                 f"{', '.join(paper.settings)}"
             )
+        named = {row["method"] for row in _rows(published / counterpart.paper / "results.csv", counterpart.setting)}
+        if named - set(paper.methods):
+            raise ValueError(
+                f"{published / counterpart.paper / 'paper.yaml'}: methods: '{min(named - set(paper.methods))}' is "
+                "missing, which results.csv has"
+            )
         return paper
 
     @model_validator(mode="after")
@@ -76,6 +82,9 @@ class Paper(Checked):
             unknown = sorted(set(values.protocol) - set(Protocol.model_fields))
             if unknown:
                 raise ValueError(f"unknown protocol key '{unknown[0]}'")
+        for key in ("trials", "weight_decay"):
+            if key not in self.protocol:
+                raise ValueError(f"protocol: the key '{key}' is missing")
         return self
 
     def protocol_of(self, setting: str, dataset: str) -> dict[str, Any]:
@@ -275,15 +284,16 @@ def _other_constants(
         yield f"images_per_class is {entry.images_of_a_class()}, not {known.images_per_class}"
     of_dataset = paper.settings[study.published.setting].datasets[dataset].constants.get(method, {})
     constants = {"loss_weight_decay": paper.protocol["weight_decay"]} | known.constants | of_dataset
-    for name, value in entry.fixed.items():
+    own = plugins.constructor_defaults("methods", method) | entry.fixed
+    for name, value in sorted(own.items()):
+        if name in entry.search_ranges():
+            continue
         if name in theirs and study.hyperparameters != SEARCH and value != float(theirs[name]["best"]):
             yield f"{name} is {value}, not {theirs[name]['best']}"
         elif name not in theirs and name not in constants:
             yield f"what {name} was in the paper is not known"
         elif name not in theirs and value != constants[name]:
             yield f"{name} is {value}, not {constants[name]}"
-    for name in sorted(set(constants) - set(entry.fixed) - set(entry.search_ranges()) - {"loss_weight_decay"}):
-        yield f"{name} is not held at {constants[name]}"
 
 
 def _same_range(own: Range, row: Mapping[str, str]) -> bool:

@@ -60,7 +60,8 @@ class Dataset(Checked):
 
         What the file says of itself does not count, nor where archives are found: a new address retrains nothing.
         """
-        archives = plugins.literal("datasets", self.plugin, "ARCHIVES", [])
+        of = plugins.literal("datasets", self.plugin, "ARCHIVES_OF", self.plugin)
+        archives = plugins.literal("datasets", of, "ARCHIVES", [])
         contents = [{key: value for key, value in archive.items() if key != "urls"} for archive in archives]
         said = {"ARCHIVES", "TITLE", "SOURCE", "TERMS", "SPOTS", "RECALL_AT", "WANTED"}
         code = plugins.fingerprint("datasets", self.plugin, leave_out=said)

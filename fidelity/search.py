@@ -352,7 +352,7 @@ def summary(rows: Sequence[Mapping[str, object]], seeds: int) -> str:
         f"Our search ({seeds} seeds), random search ({RANDOM_SEARCHES} repetitions) and the paper's own settings, 50 "
         "trials each, on the response surfaces of the paper's searches. Regret: how far the chosen setting lies below "
         "the surface's maximum, in points of MAP@R (percent). Relative: as a share of the surface's range. Arrived: "
-        f"within {CLOSE:.0%} of the range.",
+        f"within {CLOSE:.0%} of the range. Regrets of ours and of random search are means over their seeds.",
         "",
         *(f"- **{kind}**: {SURFACES[kind]}." for kind in kinds),
         "",

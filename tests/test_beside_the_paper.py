@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,17 @@ def test_a_paper_with_an_unknown_protocol_key_is_refused(tmp_path):
     (tmp_path / "paper.yaml").write_text(text.replace("crop_size:", "cropsize:"))
     with pytest.raises(ValueError, match="unknown protocol key 'cropsize'"):
         Paper.load(tmp_path / "paper.yaml")
+    (tmp_path / "paper.yaml").write_text(text.replace("  weight_decay: 1.0e-4\n", ""))
+    with pytest.raises(ValueError, match="protocol: the key 'weight_decay' is missing"):
+        Paper.load(tmp_path / "paper.yaml")
+
+
+def test_a_paper_names_every_method_that_it_has_results_of(tmp_path):
+    shutil.copytree(PAPERS, tmp_path / "published")
+    file = tmp_path / "published" / "reality_check" / "paper.yaml"
+    file.write_text(file.read_text().replace("  triplet: {images_per_class: 4}\n", ""))
+    with pytest.raises(ValueError, match="methods: 'triplet' is missing, which results.csv has"):
+        check_counterpart(study(), CUB, tmp_path / "published")
 
 
 @pytest.mark.parametrize(
@@ -183,11 +195,18 @@ def test_other_constants_of_a_method_are_named(entry, expected):
     assert {row["reason"] for row in results(taken, PAPERS, CUB_ALONE)} == {expected}
 
 
+def test_a_constant_counts_whether_the_study_says_it_or_the_methods_file():
+    for entry in ({"name": "soft_triple"}, {"name": "soft_triple", "fixed": {"centers_per_class": 10}}):
+        for origin in ("published", "search"):
+            found = results(study(methods=[entry], hyperparameters=origin), PAPERS, CUB_ALONE)
+            assert {row["reason"] for row in found} == {"what centers_per_class was in the paper is not known"}
+
+
 def test_soft_triple_on_sop_is_the_papers_only_with_one_centre():
     sop = STUDIES / "reality_check_sop.yaml"
     counts = {"sop": AS_IN_THE_PAPER["sop"]}
     (found,) = {r["reason"] for r in results(study(sop, methods=[{"name": "soft_triple"}]), PAPERS, counts)}
-    assert "centers_per_class is not held at 1" in found and "reg_weight is searched, in the paper it was not" in found
+    assert "centers_per_class is 10, not 1" in found and "reg_weight is searched, in the paper it was not" in found
 
 
 def test_other_data_sets_have_no_counterpart():

@@ -1,14 +1,15 @@
 """Study files: what is wrong in them is said in one line, before anything runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dml import plugins
-from dml.protocol import Protocol
+from dml.protocol import Protocol, Weights
 from dml.settings import Settings
-from dml.study import Method, Study, load_study, own_name, study_path
+from dml.study import Dataset, Method, Study, load_study, own_name, study_path
 from dml.trial import Trial
 
 STUDIES = Path(__file__).parents[1] / "workflow" / "studies"
@@ -240,6 +241,25 @@ def test_pretrained_weights_are_those_of_the_trunks_file():
     assert protocol.model_copy(update={"weights": elsewhere}).fingerprint() == protocol.fingerprint()
     other = protocol.weights.model_copy(update={"file": "other.pth", "sha256": None})
     assert protocol.model_copy(update={"weights": other}).fingerprint() != protocol.fingerprint()
+
+
+def test_weights_without_a_checksum_are_known_by_where_they_come_from():
+    one, other = (Weights(file="m.pth", urls=[f"/v{i}/m.pth"]) for i in (1, 2))
+    assert one.identity() != other.identity()
+    checked = [weights.model_copy(update={"sha256": "0123abcd" + "0" * i}) for i, weights in enumerate((one, other))]
+    assert checked[0].identity() == checked[1].identity() == "0123abcd"
+
+
+def test_the_code_of_a_data_set_is_not_what_it_says_of_itself(monkeypatch, tmp_path):
+    folder = tmp_path / "datasets"
+    shutil.copytree(plugins.source_path("datasets", "sop").parent, folder)
+    monkeypatch.setattr(plugins, "_PACKAGE", tmp_path)
+    sets = [Dataset.check({"name": name}, "study") for name in ("sop", "sop_official")]
+    before, text = [dataset.code() for dataset in sets], (folder / "sop.py").read_text()
+    (folder / "sop.py").write_text(text.replace("http://ftp.cs", "http://ftp2.cs").replace("eBay: re", "eBay, re"))
+    assert [dataset.code() for dataset in sets] == before
+    (folder / "sop.py").write_text(text.replace("7f73d41a", "8f73d41a"))
+    assert all(dataset.code() != old for dataset, old in zip(sets, before, strict=True))
 
 
 def test_patches_fill_the_crop():

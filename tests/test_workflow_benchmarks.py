@@ -178,6 +178,14 @@ def test_what_is_only_said_of_given_values_trains_nothing(project, made):
         study.write_text(study.read_text().replace(ranges, "methods: [contrastive]"))
 
 
+def test_another_study_with_the_same_images_and_weights_fetches_nothing(project, made):
+    text = (project.folder / STUDY).read_text()
+    (project.folder / "another.yaml").write_text(text)
+    config = [given({"in_shop": made["in_shop"].layouts["two files"]})]
+    rules = {job["rule"] for job in project.plan(study="another.yaml", config=config)}
+    assert "train_final" in rules and not rules & {"weights", "fetch", "pack"}
+
+
 def test_an_unknown_experiment_of_the_paper_is_refused_before_any_job(project):
     study = project.folder / STUDY
     text = study.read_text()

@@ -47,12 +47,14 @@ os.environ["DML_COPIES"] = json.dumps(
     {name: os.path.abspath(os.path.expanduser(path)) for name, path in (SETTINGS.copies or {}).items()}
 )
 os.environ["DML_DEVICE"] = SETTINGS.device
+os.environ["DML_STUDY"] = str(STUDY_FILE)
 
 
 envvars:
     "DML_MIRROR",
     "DML_COPIES",
     "DML_DEVICE",
+    "DML_STUDY",
 
 
 DATA = SETTINGS.data

@@ -57,9 +57,8 @@ rule pack:
         " --side {params.side:q} --threads {threads} --output {output.fingerprint:q} 2> {log:q}"
 
 
+# Weights are shared by studies: the one that they are fetched for is no input, it comes with the environment.
 rule weights:
-    input:
-        study=ancient(str(STUDY_FILE)),
     output:
         f"{DATA}/weights/{PROTOCOL.weights.file if PROTOCOL.weights else 'none'}",
     log:
@@ -70,4 +69,4 @@ rule weights:
         # not the addresses: a new one is no reason to fetch the same file again
         identity=PROTOCOL.weights.identity() if PROTOCOL.weights else "",
     shell:
-        "python -m dml.stages.weights --study {input.study:q} --output {output:q} 2> {log:q}"
+        'python -m dml.stages.weights --study "$DML_STUDY" --output {output:q} 2> {log:q}'
