@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dml import plugins
 from dml.checked import Checked, read_yaml
+from dml.protocol import Protocol
 from dml.search import Range
 from dml.study import PUBLISHED, SEARCH, Counterpart, Study
 
@@ -74,8 +75,6 @@ class Paper(Checked):
 
     @model_validator(mode="after")
     def _protocol_keys_exist(self) -> Self:
-        from dml.protocol import Protocol
-
         settings = self.settings.values()
         datasets = [dataset for setting in settings for dataset in setting.datasets.values()]
         for values in (self, *settings, *datasets):

@@ -100,7 +100,12 @@ def class_halves(dataset: str, images: Sequence[Image]) -> Classes:
 
 
 def check_class_sizes(dataset: str, images: Sequence[Image]) -> None:
-    """ValueError if a trainval class has a single image: it has no positive pair."""
+    """ValueError if a trainval class has a single image: it has no positive pair.
+
+    But the split that a data set fixes itself is taken as it is: its classes cannot be changed.
+    """
+    if any(image.part for image in images):
+        return
     sizes = Counter(image.label_name for image in images)
     alone = [name for name in class_halves(dataset, images).trainval if sizes[name] < 2]
     if alone:

@@ -103,6 +103,13 @@ def test_a_data_set_may_fix_its_own_split(tmp_path):
     assert read_folds(tmp_path / "folds.csv") == [fold._replace(train=tuple(sorted(fold.train))) for fold in folds(16)]
 
 
+def test_the_classes_of_a_data_sets_own_split_are_taken_as_they_are(tmp_path):
+    names = ["alone", *(f"{c:02d}" for c in range(20) for _ in range(2))]
+    images = named(names, ["train" if name == "alone" or int(name) < 10 else "test" for name in names])
+    write_folds("shop", images, 4, tmp_path / "folds.csv")
+    assert "alone,1,train" in (tmp_path / "folds.csv").read_text()
+
+
 def test_a_split_that_contradicts_itself_is_refused():
     with pytest.raises(ValueError, match="shop: class 'b' is in the training and in the test part"):
         class_halves("shop", named("abbc", ["train", "train", "test", "test"]))

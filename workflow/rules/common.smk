@@ -21,8 +21,8 @@ try:
     STUDY_FILE = Path(os.path.relpath(STUDY_FILE))
     STUDY = load_study(STUDY_FILE, SETTINGS.images)
     PUBLISHED = Path(os.path.relpath(Path(workflow.basedir) / "workflow" / "published"))
-    # (data set, method) -> values where a study takes its hyperparameters from elsewhere, None where it searches
     check_counterpart(STUDY, STUDY_FILE, PUBLISHED)
+    # (data set, method) -> values where a study takes its hyperparameters from elsewhere, None where it searches
     GIVEN = given_hyperparameters(STUDY, STUDY_FILE, PUBLISHED)
     if workflow.is_main_process:
         for dataset in STUDY.datasets:
