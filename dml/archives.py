@@ -237,7 +237,7 @@ def _extract(archive: Path, folder: Path) -> None:
         with open(archive, "rb") as file:
             is_gzip = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            progress = {"desc": archive.name, "total": archive.stat().st_size, "unit_scale": True, "disable": None}
+            progress = {"desc": archive.name, "total": archive.stat().st_size, "unit_scale": True, "mininterval": 5}
             with tqdm.wrapattr(file, "read", **progress) as counted:
                 stream = gzip.GzipFile(fileobj=counted) if is_gzip else counted
                 with tarfile.open(fileobj=stream, mode="r|") as tar:

@@ -254,7 +254,7 @@ def _write(response: http.client.HTTPResponse, target: Path, begin: int, size: i
         raise _Unavailable(_HTML)
     if not chunk and total:
         raise ConnectionError(f"the connection was cut after {begin} of {total} bytes")
-    progress = tqdm(desc=target.stem, initial=begin, total=total or size, unit="B", unit_scale=True, disable=None)
+    progress = tqdm(desc=target.stem, initial=begin, total=total or size, unit="B", unit_scale=True, mininterval=5)
     with progress, open(target, "ab" if begin else "wb") as file:
         while chunk:
             file.write(chunk)

@@ -104,7 +104,7 @@ def pack(
         digest, sizes = hashlib.sha256(), []
         with open(unfinished[0], "wb") as pixels_file:
             decoded = _decoded(images, side, upright, workers)
-            for pixels in tqdm(decoded, stem.name, len(images), unit="image", disable=None if progress else True):
+            for pixels in tqdm(decoded, stem.name, len(images), unit="image", mininterval=5, disable=not progress):
                 pixels_file.write(pixels)
                 digest.update(pixels)
                 sizes.append(pixels.shape[:2])
