@@ -168,7 +168,6 @@ def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, d
             raise ValueError(f"{file}: expected data set -> method -> hyperparameter -> value")
         _refuse_surplus(study, file, values)
         return file, values
-    Paper.of(study.published, published)
     file = published / study.published.paper / "hyperparameters.csv"
     values: dict = {}
     for row in _rows(file, study.published.setting):

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+from server import serving
 
+from dml import downloading
 from dml.images import Image, PackedImages, pack
 from dml.protocol import Protocol
 from dml.splits import half_of, write_folds
@@ -79,6 +81,15 @@ def stripes(direction: float, rng: np.random.Generator) -> np.ndarray:
     colours = rng.uniform(40, 215, (2, 3))
     image = colours[0] + (colours[1] - colours[0]) * (wave[..., None] > 0)
     return np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on this machine, which is asked again without waiting: see `server.py`."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(downloading, "WAITS", (0, 0))
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

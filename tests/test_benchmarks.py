@@ -9,9 +9,9 @@ import miniatures
 import numpy as np
 import pytest
 from miniatures import CLASSES, IMAGES, PER_CLASS, beside, patch, write
-from server import HTML, in_turn, serve, serve_ranges, serving
+from server import HTML, in_turn, serve, serve_ranges
 
-from dml import downloading, plugins
+from dml import plugins
 from dml.datasets import cars196, cub200, in_shop, omniglot, sop, sop_official
 from dml.images import decode, read
 from dml.splits import class_halves, folds, half_of, queries_of
@@ -184,14 +184,6 @@ def test_who_splits_by_class_has_no_parts_and_who_has_parts_keeps_them(made_smal
 
 
 # --- downloads
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(downloading, "WAITS", (0, 0))
-    with serving() as server:
-        yield server
 
 
 DOWNLOADED = ["cub200", "cars196", "sop", "sop_official", "omniglot"]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from server import HTML, in_turn, serve, serve_ranges, serving
+from server import HTML, in_turn, serve, serve_ranges
 
 from dml import downloading
 from dml.downloading import mirrors_from, obtain
@@ -23,14 +23,6 @@ SIZE = len(CONTENT)
 SHA256, SHA1, MD5 = (hashlib.new(kind, CONTENT).hexdigest() for kind in ("sha256", "sha1", "md5"))
 KNOWN = {"sha256": SHA256, "size": SIZE}
 OTHER = CONTENT[::-1]
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(downloading, "WAITS", (0, 0))
-    with serving() as server:
-        yield server
 
 
 def cut(after=1000):

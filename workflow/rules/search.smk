@@ -18,6 +18,7 @@ rule propose:
     params:
         setting=lambda wildcards: STUDY.method(wildcards.method).trial({}).model_dump(),
         ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+        grid=lambda wildcards: STUDY.method(wildcards.method).grid,
         sobol_trials=PROTOCOL.sobol_trials,
         per_round=PER_ROUND,
         seed=PROTOCOL.seed,
