@@ -1,7 +1,7 @@
 """config.yaml: what to run and where. Nothing in it changes a number."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -22,7 +22,8 @@ class Settings(Checked):
     )
     mirror: str | list[str] | None = Field(default=None, description="folder or URL tried first for every download")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where trainings run")
-    folds_per_job: int = Field(default=4, ge=1, description="trainings of one job")
+    trainings_per_gpu: int = Field(default=1, ge=1, description="trainings that share a GPU of this machine")
+    folds_per_job: Literal["all", 1] = Field(default="all", description="trainings of one job: all folds, or 1")
 
     def check_copies(self) -> None:
         """ValueError naming the entry of `copies` that is no data set of ours, or that does not exist."""

@@ -47,6 +47,7 @@ os.environ["DML_COPIES"] = json.dumps(
     {name: os.path.abspath(os.path.expanduser(path)) for name, path in (SETTINGS.copies or {}).items()}
 )
 os.environ["DML_DEVICE"] = SETTINGS.device
+os.environ["DML_TRAININGS_PER_GPU"] = str(SETTINGS.trainings_per_gpu)
 os.environ["DML_STUDY"] = str(STUDY_FILE)
 
 
@@ -54,6 +55,7 @@ envvars:
     "DML_MIRROR",
     "DML_COPIES",
     "DML_DEVICE",
+    "DML_TRAININGS_PER_GPU",
     "DML_STUDY",
 
 
@@ -64,11 +66,12 @@ RUN = f"{RESULTS}/{{dataset}}/{{method}}"
 REPORT = f"reports/{NAME}"
 LOGS = f"logs/{NAME}"
 
-# Trainings of one job: the folds 0..3 in groups of folds_per_job.
-FOLD_GROUPS = [
-    list(range(first, min(first + SETTINGS.folds_per_job, PROTOCOL.folds)))
-    for first in range(0, PROTOCOL.folds, SETTINGS.folds_per_job)
-]
+# One job trains every fold, one after the other; or each fold has a job, whose number is a wildcard.
+FOLDS_OF_A_JOB = ["{fold}"] if SETTINGS.folds_per_job == 1 else range(PROTOCOL.folds)
+OF_THE_FOLD = "_{fold}" if SETTINGS.folds_per_job == 1 else ""
+
+# What a job that trains or embeds asks for; it counts where GPUs are shared out: `--resources gpu=N`, or on a cluster.
+GPUS = 0 if SETTINGS.device == "cpu" else 1
 
 PACKAGE = Path(plugins.__file__).parent
 

@@ -6,6 +6,7 @@ rule fetch:
         images=f"{DATA}/{{dataset}}/images.csv",
     log:
         f"{LOGS}/{{dataset}}/fetch.log",
+    localrule: True  # the nodes of a cluster often have no way out
     conda:
         ENVIRONMENT
     params:
@@ -63,6 +64,7 @@ rule weights:
         f"{DATA}/weights/{PROTOCOL.weights.file if PROTOCOL.weights else 'none'}",
     log:
         f"{LOGS}/weights.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:

@@ -2,34 +2,34 @@
 
 SEED = f"{RUN}/seeds/{{seed}}"
 
-for group in FOLD_GROUPS:
 
-    rule:
-        name:
-            "train_final" if len(FOLD_GROUPS) == 1 else f"train_final_{group[0]}"
-        input:
-            study=ancient(str(STUDY_FILE)),
-            trial=f"{RUN}/best_trial.yaml",
-            folds=f"{RESULTS}/{{dataset}}/folds.csv",
-            trainval=f"{SIDE}/trainval.sha256",
-            pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
-            weights=ancient(weights_file()),
-        output:
-            models=[f"{SEED}/fold{fold}/model.safetensors" for fold in group],
-            records=[f"{SEED}/fold{fold}/record.json" for fold in group],
-        log:
-            f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/train_{group[0]}.log",
-        conda:
-            ENVIRONMENT
-        threads: 1
-        params:
-            fold=lambda wildcards, output: folds_of(output.models),
-            trained=what_is_trained,
-        shell:
-            "python -m dml.stages.train_final --study {input.study:q} --dataset {wildcards.dataset}"
-            " --seed {wildcards.seed} --trial {input.trial:q} --trainval {input.trainval:q}"
-            " --folds {input.folds:q} --weights {input.weights:q} --device $DML_DEVICE --threads {threads}"
-            " --fold {params.fold:q} --output {output.models:q} 2> {log:q}"
+rule train_final:
+    input:
+        study=ancient(str(STUDY_FILE)),
+        trial=f"{RUN}/best_trial.yaml",
+        folds=f"{RESULTS}/{{dataset}}/folds.csv",
+        trainval=f"{SIDE}/trainval.sha256",
+        pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
+        weights=ancient(weights_file()),
+    output:
+        models=[f"{SEED}/fold{fold}/model.safetensors" for fold in FOLDS_OF_A_JOB],
+        records=[f"{SEED}/fold{fold}/record.json" for fold in FOLDS_OF_A_JOB],
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/train{OF_THE_FOLD}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPUS,
+    params:
+        fold=lambda wildcards, output: folds_of(output.models),
+        trained=what_is_trained,
+    shell:
+        # exec: a signal to stop must reach the training itself
+        "exec python -m dml.stages.train_final --study {input.study:q} --dataset {wildcards.dataset}"
+        " --seed {wildcards.seed} --trial {input.trial:q} --trainval {input.trainval:q}"
+        " --folds {input.folds:q} --weights {input.weights:q} --device $DML_DEVICE --threads {threads}"
+        " --fold {params.fold:q} --output {output.models:q} 2> {log:q}"
 
 
 rule embed:
@@ -45,6 +45,8 @@ rule embed:
     conda:
         ENVIRONMENT
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
         code=[
             PROTOCOL.trunk_code(),

@@ -28,33 +28,32 @@ rule propose:
         " --output {output.trial:q} --output-history {output.history:q} 2> {log:q}"
 
 
-for group in FOLD_GROUPS:
-
-    rule:
-        name:
-            "train_trial" if len(FOLD_GROUPS) == 1 else f"train_trial_{group[0]}"
-        input:
-            study=ancient(str(STUDY_FILE)),
-            trial=f"{RUN}/search/{{trial}}/trial.yaml",
-            folds=f"{RESULTS}/{{dataset}}/folds.csv",
-            trainval=f"{SIDE}/trainval.sha256",
-            pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
-            weights=ancient(weights_file()),
-        output:
-            [f"{RUN}/search/{{trial}}/fold{fold}.json" for fold in group],
-        log:
-            f"{LOGS}/{{dataset}}/{{method}}/search/{{trial}}/train_{group[0]}.log",
-        conda:
-            ENVIRONMENT
-        threads: 1
-        params:
-            fold=lambda wildcards, output: folds_of(output),
-            trained=what_is_trained,
-        shell:
-            "python -m dml.stages.train_trial --study {input.study:q} --dataset {wildcards.dataset}"
-            " --number {wildcards.trial} --trial {input.trial:q} --trainval {input.trainval:q} --folds {input.folds:q}"
-            " --weights {input.weights:q} --device $DML_DEVICE --threads {threads} --fold {params.fold:q} --output {output:q}"
-            " 2> {log:q}"
+rule train_trial:
+    input:
+        study=ancient(str(STUDY_FILE)),
+        trial=f"{RUN}/search/{{trial}}/trial.yaml",
+        folds=f"{RESULTS}/{{dataset}}/folds.csv",
+        trainval=f"{SIDE}/trainval.sha256",
+        pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
+        weights=ancient(weights_file()),
+    output:
+        [f"{RUN}/search/{{trial}}/fold{fold}.json" for fold in FOLDS_OF_A_JOB],
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/search/{{trial}}/train{OF_THE_FOLD}.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=GPUS,
+    params:
+        fold=lambda wildcards, output: folds_of(output),
+        trained=what_is_trained,
+    shell:
+        # exec: a signal to stop must reach the training itself
+        "exec python -m dml.stages.train_trial --study {input.study:q} --dataset {wildcards.dataset}"
+        " --number {wildcards.trial} --trial {input.trial:q} --trainval {input.trainval:q} --folds {input.folds:q}"
+        " --weights {input.weights:q} --device $DML_DEVICE --threads {threads} --fold {params.fold:q} --output {output:q}"
+        " 2> {log:q}"
 
 
 rule take:
