@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from dml.model import Model
 
 
+BATCH_SIZE = 64
+
+
 def embed(
-    model: "Model", images: "PackedImages", crop_size: int, device: str = "cpu", batch_size: int = 64
+    model: "Model", images: "PackedImages", crop_size: int, device: str = "cpu", batch_size: int = BATCH_SIZE
 ) -> np.ndarray:
     """L2-normalised embeddings (N, D), float32, of the centre crops of N images, in their order."""
     import torch

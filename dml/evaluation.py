@@ -1,42 +1,64 @@
 """From finished models to metrics on the test half."""
 
+import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dml.embedding import concatenate, embed
-from dml.files import whole
+from dml.embedding import BATCH_SIZE, concatenate, embed
+from dml.files import read_bytes, write_bytes
 from dml.images import PackedImages
 from dml.measuring import measure
 from dml.neighbours import Neighbours, neighbours
 from dml.protocol import Protocol
-from dml.record import evaluation_code, write_json
+from dml.record import evaluation_code, provenance, read_json, write_json
 from dml.seeds import derive_seed
 
 
 def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, device: str, threads: int) -> None:
-    """Embed the packed images `test` with a saved model; write (N, D) float32 as .npy.
+    """Embed the packed images `test` with a saved model; write (N, D) float32 as .npy, and what made them as .json.
 
-    Of a training that failed there is nothing to embed: (0, D) is written.
+    Of a training that failed there is nothing to embed: (0, D) is written. ValueError if the model's file is not the
+    one that its record names.
     """
     import torch
 
     from dml.model import Model, load_state
-    from dml.runs import resolve_device
+    from dml.runs import naming_what_needs_memory, resolve_device
 
+    started = time.monotonic()
     torch.set_num_threads(threads)
     device = resolve_device(device)
-    if record["failure"] is not None:
-        _save(output, np.empty((0, record["embedding_size"]), dtype=np.float32))
-        return
-    protocol = Protocol.check(record["protocol"] | {"weights": None}, str(model))  # its weights are the model's now
-    state = load_state(model)
-    network = Model(protocol, has_head="head.weight" in state)
-    network.load_state_dict(state)
     images = PackedImages.open(test)
-    _save(output, embed(network.to(device), images, protocol.crop_size, device))
+    embeddings = np.empty((0, record["embedding_size"]), dtype=np.float32)
+    if record["failure"] is None:
+        read_bytes(model, record["model"])
+        # its weights are the model's now
+        protocol = Protocol.check(record["protocol"] | {"weights": None}, str(model))
+        state = load_state(model)
+        network = Model(protocol, has_head="head.weight" in state)
+        network.load_state_dict(state)
+        with naming_what_needs_memory(protocol, BATCH_SIZE, device):
+            embeddings = embed(network.to(device), images, protocol.crop_size, device)
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings)
+    made = {
+        "sha256": write_bytes(output, buffer.getvalue()),
+        "model": record["model"],
+        "test": images.fingerprint,
+        "code": evaluation_code(),
+        "seconds": round(time.monotonic() - started, 3),
+        "provenance": provenance(device),
+    }
+    write_json(output.with_suffix(".json"), made)
+
+
+def load_embeddings(path: Path) -> np.ndarray:
+    """What `embed_test` wrote (N, D). ValueError if the file is not whole: it is set aside."""
+    return np.load(io.BytesIO(read_bytes(path, read_json(path.with_suffix(".json"))["sha256"])))
 
 
 def measure_seed(
@@ -46,14 +68,22 @@ def measure_seed(
 
     `output` gets the means, the number of queries and the records; `output_queries` the per-query values, as arrays
     `<embedding>/<fold>/<metric>`, and `queries`, their positions among the images (of a data set that
-    names its queries: among those). A seed with a failed fold has no metrics, and says why.
+    names its queries: among those). A seed with a failed fold has no metrics, and says why. ValueError if embeddings
+    are damaged, or were made of another model, of other images or by other code.
     """
+    started = time.monotonic()
     images = PackedImages.open(test)
+    embedded = [read_json(path.with_suffix(".json")) for path in embeddings]
+    for path, made, record in zip(embeddings, embedded, records, strict=True):
+        expected = {"model": record["model"], "test": images.fingerprint, "code": evaluation_code()}
+        for what, value in expected.items():
+            if made[what] != value:
+                raise ValueError(f"{path}: made with another {what} than its metrics; delete it and run again")
     seed, root = records[0]["seed"], records[0]["protocol"]["seed"]
     failures = [f"fold {r['fold']}: {r['failure']}" for r in records if r["failure"] is not None]
     rows, queries = [], {}
     if not failures:
-        folds = [np.load(path) for path in embeddings]
+        folds = [load_embeddings(path) for path in embeddings]
         runs = [("separated", record["fold"], vectors) for record, vectors in zip(records, folds, strict=True)]
         for kind, fold, vectors in [*runs, ("concatenated", None, concatenate(folds))]:
             found = _ranked(vectors, images, derive_seed(root, "clusters", seed) % 2**31)
@@ -70,8 +100,9 @@ def measure_seed(
                 if np.ndim(values):
                     queries[f"{kind}/{'all' if fold is None else fold}/{metric}"] = values.astype(np.float32)
             queries["queries"] = found.queries
-    with whole(output_queries) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **queries)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **queries)
+    write_bytes(output_queries, buffer.getvalue())
     identity = {"dataset": records[0]["dataset"], "method": records[0]["method"], "seed": seed}
     write_json(
         output,
@@ -80,8 +111,11 @@ def measure_seed(
             "metrics": rows,
             "failure": "; ".join(failures) or None,
             "records": records,
+            "embedded": embedded,
             "test": images.fingerprint,
             "code": evaluation_code(),
+            "seconds": round(time.monotonic() - started, 3),
+            "provenance": provenance("cpu"),
         },
     )
 
@@ -92,8 +126,3 @@ def _ranked(vectors: np.ndarray, images: PackedImages, seed: int) -> Neighbours:
         return neighbours(vectors, images.labels, seed=seed)
     queries, gallery = images.queries, ~images.queries
     return neighbours(vectors[queries], images.labels[queries], vectors[gallery], images.labels[gallery], seed=seed)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with whole(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)

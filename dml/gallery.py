@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 
 from dml.embedding import concatenate
+from dml.evaluation import load_embeddings
 from dml.images import PackedImages
 from dml.neighbours import nearest
 from dml.seeds import generator
@@ -27,7 +28,7 @@ def gallery(
 
     Pictures are PNG as base64 text; the drawing depends on `seed` and the data set's name alone.
     """
-    vectors = concatenate([np.load(path) for path in embeddings])
+    vectors = concatenate([load_embeddings(path) for path in embeddings])
     queries = np.arange(len(test)) if test.queries is None else np.flatnonzero(test.queries)
     wrong = test.labels[_nearest(vectors, test, queries, 1)[:, 0]] != test.labels[queries]
     failing = set(queries[wrong].tolist())

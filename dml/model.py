@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dml import plugins
 from dml.augmentation import normalise
-from dml.files import whole
+from dml.files import write_bytes
 from dml.method import Outputs
 from dml.protocol import Protocol
 
@@ -90,12 +90,11 @@ class Pooling(nn.Module):
         return ((powers.logsumexp(dims) - math.log(count)) / self.p).exp()
 
 
-def save_model(model: Model, path: Path) -> None:
-    """Write all tensors as safetensors."""
-    from safetensors.torch import save_file
+def save_model(model: Model, path: Path) -> str:
+    """Write all tensors as safetensors; gives the SHA-256 of the file."""
+    from safetensors.torch import save
 
-    with whole(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary)
+    return write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import resource
 import subprocess
 from functools import cache
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dml import plugins
-from dml.files import whole
+from dml.files import set_aside, whole
 from dml.protocol import TRAINING_CODE
 
 EVALUATION_CODE = [
@@ -20,17 +21,26 @@ PACKAGES = ("torch", "numpy", "faiss-gpu", "optuna", "scikit-learn", "pytorch-me
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Commit, versions, device and threads of this process."""
+    """Commit, versions, hardware, threads and memory of this process."""
     import torch
 
     return {
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
-        "host": platform.node(),
+        **hardware(device),
         "threads": torch.get_num_threads(),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20) if _is_gpu(device) else None,
     }
+
+
+def hardware(device: str) -> dict[str, str]:
+    """Where this process computes: host, kind of device (cpu or cuda) and its name."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if _is_gpu(device) else _processor()
+    return {"host": platform.node(), "device_type": "cuda" if _is_gpu(device) else "cpu", "device": name}
 
 
 @cache
@@ -69,6 +79,19 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_text(text)
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. ValueError naming a file that is no longer so: it is set aside."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        set_aside(path, f"damaged ({error})")
+
+
+def _is_gpu(device: str) -> bool:
+    return device.startswith("cuda")
+
+
+@cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

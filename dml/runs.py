@@ -1,6 +1,8 @@
 """One fold of one run: from the files of a data set to a model and its record."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,8 +10,10 @@ from typing import Any
 
 import torch
 
+from dml.checkpoint import Checkpoint
 from dml.downloading import check_file
 from dml.images import PackedImages
+from dml.leasing import lease_of_this_process
 from dml.model import Model
 from dml.protocol import Protocol
 from dml.record import provenance, training_code
@@ -44,24 +48,38 @@ class Data:
 
 def run_fold(
     trial: Trial, protocol: Protocol, data: Data, fold: int, run: tuple[str, int], device: str, threads: int,
-    failure: str | None = None,
+    failure: str | None = None, state: Path | None = None,
 ) -> tuple[Model, dict[str, Any]]:  # fmt: skip
     """Train one fold; give its model and everything there is to know about how it came about.
 
     `run` is ("search", trial) or ("final", seed): with the fold it names the seed, which is the same for all methods,
-    so that they can be compared in pairs. With a `failure` nothing is trained and the record says why.
+    so that they can be compared in pairs. With a `failure` nothing is trained and the record says why. `state` is the
+    file from which a training that was interrupted goes on.
     """
     torch.set_num_threads(threads)
     device = resolve_device(device)
     if protocol.weights:
         check_file(data.weights, sha256=protocol.weights.sha256, sha1=protocol.weights.sha1)
     seed = derive_seed(protocol.seed, *run, fold)
+    made_by = {
+        "code": training_code(),
+        "data": data.trainval.fingerprint,
+        "weights": data.weights_sha256,
+        "protocol": protocol.fingerprint(),
+        "trunk": protocol.trunk_code(),
+        "method": trial.code(),
+    }
     if failure is None:
-        outcome = train(trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device)
+        identity = made_by | {"trial": trial.fingerprint(), "fold": fold, "seed": seed, "torch": str(torch.__version__)}
+        with naming_what_needs_memory(protocol, protocol.batch_size, device):
+            outcome = train(
+                trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device,
+                Checkpoint(state, identity),
+            )  # fmt: skip
     else:
         torch.manual_seed(derive_seed(seed, "model"))
         model = Model(protocol, method_class_of(trial).trains, data.weights)
-        outcome = Outcome(model, None, 0, 0, [], failure, 0.0)
+        outcome = Outcome(model, None, 0, 0, [], failure, 0.0, [])
     return outcome.model, {
         "dataset": data.dataset,
         "method": trial.method,
@@ -74,25 +92,39 @@ def run_fold(
         "curve": outcome.curve,
         "failure": outcome.failure,
         "seconds": round(outcome.seconds, 3),
+        "resumed": outcome.resumed,
         "random_seed": seed,
         "embedding_size": outcome.model.embedding_size,
         "protocol": protocol.training_values(),
-        "made_by": {
-            "code": training_code(),
-            "data": data.trainval.fingerprint,
-            "weights": data.weights_sha256,
-            "protocol": protocol.fingerprint(),
-            "trunk": protocol.trunk_code(),
-            "method": trial.code(),
-        },
+        "made_by": made_by,
         "provenance": provenance(device),
     }
 
 
+@contextmanager
+def naming_what_needs_memory(protocol: Protocol, batch_size: int, device: str) -> Iterator[None]:
+    """Where memory is exhausted, a ValueError that says for what, and what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # PyTorch has a type of its own for GPUs only
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        larger = "give the job more memory (mem_mb)" if device == "cpu" else "take a GPU with more memory"
+        raise ValueError(
+            f"out of memory on {device} with batches of {batch_size} images of {protocol.crop_size} x "
+            f"{protocol.crop_size} pixels in {protocol.trunk}: lower batch_size or crop_size in the study, or "
+            f"trainings_per_gpu in config.yaml, or {larger}"
+        ) from error
+
+
 def resolve_device(device: str) -> str:
-    """'auto' is the GPU if there is one, else the CPU."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: PyTorch finds no GPU here; set `device` in config.yaml to auto or cpu")
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """'auto' is a GPU if there is one, else the CPU; a GPU not named by its number is one that this process leases."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= found:
+        gpus = {0: "no GPU", 1: "only the GPU cuda:0"}.get(found, f"only the GPUs cuda:0 to cuda:{found - 1}")
+        raise ValueError(f"device {device}: PyTorch finds {gpus} here; set `device` in config.yaml to auto or cpu")
+    if device in ("auto", "cuda"):
+        device = f"cuda:{lease_of_this_process(found).gpu}" if found else "cpu"
+    if device != "cpu":
+        torch.cuda.set_device(device)  # whatever names no GPU would start the first one as well, which others use
+    return device

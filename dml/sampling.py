@@ -1,6 +1,7 @@
 """Which images make a batch: m of each class, as the paper's code draws them."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -8,9 +9,7 @@ LIST_LENGTH = 100_000
 """The sampler of the paper's code makes a list of about so many indices, then starts a new one."""
 
 
-def batches(
-    labels: np.ndarray, batch_size: int, images_per_class: int, rng: np.random.Generator
-) -> Iterator[np.ndarray]:
+class Batches:
     """Endless batches of indices (batch_size,) into `labels` (N,).
 
     A pass shuffles the classes and emits `images_per_class` random images of each: without replacement where the class
@@ -20,21 +19,44 @@ def batches(
 
     Source: MPerClassSampler of pytorch-metric-learning 0.9.88, which the paper's code used.
     """
-    images_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    pass_length = len(images_of) * images_per_class
-    passes = max(1, LIST_LENGTH // pass_length, -(-batch_size // pass_length))
-    while True:
-        waiting = np.empty(0, dtype=np.int64)
-        for _ in range(passes):
-            waiting = np.concatenate([waiting, _one_pass(images_of, images_per_class, rng)])
-            while len(waiting) >= batch_size:
-                yield waiting[:batch_size]
-                waiting = waiting[batch_size:]
 
+    def __init__(self, labels: np.ndarray, batch_size: int, images_per_class: int, rng: np.random.Generator) -> None:
+        self.batch_size, self.images_per_class, self.rng = batch_size, images_per_class, rng
+        self.images_of = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        pass_length = len(self.images_of) * images_per_class
+        self.passes_of_a_list = max(1, LIST_LENGTH // pass_length, -(-batch_size // pass_length))
+        self._waiting = np.empty(0, dtype=np.int64)
+        self._passes_left = self.passes_of_a_list
 
-def _one_pass(images_of: list[np.ndarray], images_per_class: int, rng: np.random.Generator) -> np.ndarray:
-    chosen = [
-        rng.choice(images_of[c], images_per_class, replace=len(images_of[c]) < images_per_class)
-        for c in rng.permutation(len(images_of))
-    ]
-    return np.concatenate(chosen)
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        while len(self._waiting) < self.batch_size:
+            if self._passes_left == 0:
+                self._waiting, self._passes_left = self._waiting[:0], self.passes_of_a_list
+            self._waiting = np.concatenate([self._waiting, self._one_pass()])
+            self._passes_left -= 1
+        batch, self._waiting = np.split(self._waiting, [self.batch_size])
+        return batch
+
+    def _one_pass(self) -> np.ndarray:
+        chosen = [
+            self.rng.choice(images, self.images_per_class, replace=len(images) < self.images_per_class)
+            for images in (self.images_of[c] for c in self.rng.permutation(len(self.images_of)))
+        ]
+        return np.concatenate(chosen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides all batches to come, as plain values."""
+        return {
+            "waiting": self._waiting.tolist(),
+            "passes_left": self._passes_left,
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the sampler whose state this is would."""
+        self._waiting = np.array(state["waiting"], dtype=np.int64)
+        self._passes_left = state["passes_left"]
+        self.rng.bit_generator.state = state["rng"]

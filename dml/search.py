@@ -101,13 +101,17 @@ class Tried:
 
 def tried(number: int, parameters: Mapping[str, Any], folds: Sequence[dict]) -> Tried:
     """Score a trial from its folds' records. A failed fold makes the trial a failed one, scored worst."""
-    folds = [{key: fold[key] for key in FOLD_KEYS} for fold in folds]
+    folds = [{key: fold[key] for key in FOLD_KEYS} | _hardware(fold) for fold in folds]
     reasons = [f"fold {fold['fold']}: {fold['failure']}" for fold in folds if fold["failure"]]
     if reasons:
         return Tried(number, dict(parameters), 0.0, None, folds, "; ".join(reasons))
     scores = [fold["score"] for fold in folds]
     sem = stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else None
     return Tried(number, dict(parameters), fmean(scores), sem, folds, None)
+
+
+def _hardware(fold: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: fold["provenance"][key] for key in ("device_type", "threads")}
 
 
 def grid(ranges: Mapping[str, Range]) -> list[dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 import copy
 import math
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from tqdm import tqdm
 
 from dml import plugins
 from dml.augmentation import train_batch
+from dml.checkpoint import Checkpoint
 from dml.embedding import embed
 from dml.images import PackedImages
 from dml.method import Method
@@ -20,7 +24,8 @@ from dml.model import Model
 from dml.neighbours import neighbours
 from dml.pml import build_pml_method
 from dml.protocol import Protocol
-from dml.sampling import batches
+from dml.record import hardware
+from dml.sampling import Batches
 from dml.seeds import derive_seed, generator
 from dml.splits import Fold
 from dml.trial import OPTIMISER, Trial
@@ -39,6 +44,9 @@ class Outcome:
     """One entry a validation: step, loss (mean since the last one; None at step 0), map_at_r."""
     failure: str | None
     seconds: float
+    """Of all processes that worked on it."""
+    resumed: list[dict]
+    """Where it went on after an interruption: step, and host and device of the part before."""
 
 
 def train(
@@ -49,6 +57,7 @@ def train(
     seed: int,
     weights: Path | None = None,
     device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train on a fold's train classes, validate on its validation classes, stop early, keep the best.
 
@@ -57,79 +66,180 @@ def train(
     more than `patience` epochs have passed since the best) but is neither the score nor the model returned, as in
     A Metric Learning Reality Check. A loss that is not finite ends the training with a `failure`.
 
-    Equal arguments give equal results, bit for bit, on the same machine with the same number of threads.
+    Equal arguments give equal results, bit for bit, on the same machine with the same number of threads. With a
+    `checkpoint` the state is saved at each validation and when a signal asks the process to stop; a later call goes on
+    from there and gives the same results as one that was never interrupted.
     """
-    started = time.monotonic()
+    checkpoint = checkpoint or Checkpoint()
     train_images, train_labels = of_classes(trainval, fold.train)
     validation_images, validation_labels = of_classes(trainval, fold.validation)
-
-    torch.manual_seed(derive_seed(seed, "model"))
-    method_class = method_class_of(trial)
-    model = Model(protocol, method_class.trains, weights).to(device)
-    torch.manual_seed(derive_seed(seed, "loss"))
-    method = build_method(trial, len(fold.train), model.embedding_size).to(device)
+    targets = torch.from_numpy(train_labels)
+    now = Training.start(trial, protocol, train_labels, seed, weights, device)
 
     def validate() -> float:
-        embeddings = embed(model, validation_images, protocol.crop_size, device)
+        embeddings = embed(now.model, validation_images, protocol.crop_size, device)
         if not np.isfinite(embeddings).all():
             return math.nan
         return float(np.mean(map_at_r(neighbours(embeddings, validation_labels))["map_at_r"]))
 
-    untrained = validate()
-    curve = [{"step": 0, "loss": None, "map_at_r": untrained}]
-    if not math.isfinite(untrained):
-        failure = "the embeddings of the untrained model are not finite"
-        return Outcome(model, None, 0, 0, [], failure, time.monotonic() - started)
-    if not method_class.trains:
-        return Outcome(model, untrained, 0, 0, curve, None, time.monotonic() - started)
-
-    optimizers = build_optimizers(model, method, trial, protocol)
-    order = batches(train_labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
-    crops_rng = generator(seed, "crops")
-    targets = torch.from_numpy(train_labels)
-    torch.manual_seed(derive_seed(seed, "training"))
+    saved = checkpoint.load()
+    if saved is None:
+        now.course = Course.of_untrained(validate(), method_class_of(trial).trains)
+    else:
+        now.load_state_dict(saved)
+    course = now.course
 
     every = protocol.evaluate_every * protocol.epoch_steps
     last_step = protocol.max_epochs // protocol.evaluate_every * every
-    best_for_stopping, best_epoch = untrained, 0
-    score, best_step, best_state, failure, step = None, 0, copy.deepcopy(model.state_dict()), None, 0
-    with tqdm(total=last_step, unit="step", desc=trial.method, mininterval=10) as progress:
-        while step < last_step:
-            model.train()
-            total = torch.zeros((), device=device)
-            for _ in range(every):
-                indices = next(order)
+    bar = tqdm(None, trial.method, last_step, initial=course.step, unit="step", mininterval=10, disable=course.ended)
+    with checkpoint, bar:
+        while not course.ended:
+            now.model.train()
+            for _ in range(course.curve[-1]["step"] + every - course.step):
+                indices = next(now.order)
                 crops = train_batch(
                     train_images, indices, protocol.crop_size, protocol.crop_scale, protocol.crop_ratio,
-                    protocol.flip, crops_rng,
+                    protocol.flip, now.crops,
                 )  # fmt: skip
-                loss = method.objective(model(crops.to(device)), targets[indices].to(device))
-                for optimizer in optimizers:
+                loss = now.method.objective(now.model(crops.to(device)), targets[indices].to(device))
+                for optimizer in now.optimizers:
                     optimizer.zero_grad()
                 loss.backward()
-                for optimizer in optimizers:
+                for optimizer in now.optimizers:
                     optimizer.step()
-                total += loss.detach()  # read once a validation: reading it each step would make the device wait
-            step += every
-            progress.update(every)
-            mean_loss = float(total) / every
-            map_now = validate()
-            if not math.isfinite(mean_loss) or not math.isfinite(map_now):
-                what = f"loss {mean_loss}" if not math.isfinite(mean_loss) else "embeddings not finite"
-                failure = f"diverged: {what} between steps {step - every} and {step}"
-                break
-            curve.append({"step": step, "loss": mean_loss, "map_at_r": map_now})
-            progress.set_postfix(loss=f"{mean_loss:.4g}", map_at_r=f"{map_now:.4f}")
-            epoch = step // protocol.epoch_steps
-            if score is None or map_now > score:
-                score, best_step, best_state = map_now, step, copy.deepcopy(model.state_dict())
-            if map_now > best_for_stopping:
-                best_for_stopping, best_epoch = map_now, epoch
-            if epoch - best_epoch > protocol.patience:
-                break
+                now.total += loss.detach()  # read once a validation: reading it each step would make the device wait
+                course.step += 1
+                bar.update()
+                checkpoint.stop_if_asked(now.state_dict)
+            mean_loss, map_now = float(now.total) / every, validate()
+            now.total.zero_()
+            if course.note(mean_loss, map_now, every, protocol):
+                now.best_model = copy.deepcopy(now.model.state_dict())
+            bar.set_postfix(loss=f"{mean_loss:.4g}", map_at_r=f"{map_now:.4f}")
+            course.ended |= course.step == last_step
+            checkpoint.save(now.state_dict())
+            checkpoint.stop_if_asked(now.state_dict)
 
-    model.load_state_dict(best_state)
-    return Outcome(model, score, best_step, step, curve, failure, time.monotonic() - started)
+    now.model.load_state_dict(now.best_model)
+    return Outcome(
+        now.model, course.score, course.best_step, course.step, course.curve, course.failure, now.seconds(),
+        course.resumed,
+    )  # fmt: skip
+
+
+@dataclass
+class Course:
+    """How far a training is, in plain values: see `Outcome`."""
+
+    curve: list[dict]
+    best_for_stopping: float
+    """Best validation MAP@R so far, the untrained model's included."""
+    score: float | None
+    failure: str | None
+    ended: bool
+    best_epoch: int = 0
+    best_step: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    """Of the processes before this one."""
+    resumed: list[dict] = field(default_factory=list)
+
+    @classmethod
+    def of_untrained(cls, map_at_r: float, trains: bool) -> Self:
+        """The course before the first step. One that `trains` nothing has ended already."""
+        if not math.isfinite(map_at_r):
+            return cls([], map_at_r, None, "the embeddings of the untrained model are not finite", ended=True)
+        curve = [{"step": 0, "loss": None, "map_at_r": map_at_r}]
+        return cls(curve, map_at_r, None if trains else map_at_r, None, ended=not trains)
+
+    def note(self, mean_loss: float, map_now: float, every: int, protocol: Protocol) -> bool:
+        """Take note of a validation, which may end the course. Whether the model is the best so far."""
+        if not math.isfinite(mean_loss) or not math.isfinite(map_now):
+            what = f"loss {mean_loss}" if not math.isfinite(mean_loss) else "embeddings not finite"
+            self.failure = f"diverged: {what} between steps {self.step - every} and {self.step}"
+            self.ended = True
+            return False
+        self.curve.append({"step": self.step, "loss": mean_loss, "map_at_r": map_now})
+        epoch = self.step // protocol.epoch_steps
+        is_best = self.score is None or map_now > self.score
+        if is_best:
+            self.score, self.best_step = map_now, self.step
+        if map_now > self.best_for_stopping:
+            self.best_for_stopping, self.best_epoch = map_now, epoch
+        self.ended = epoch - self.best_epoch > protocol.patience
+        return is_best
+
+
+@dataclass
+class Training:
+    """Everything that changes while a model is trained."""
+
+    model: Model
+    method: Method
+    optimizers: list[torch.optim.Optimizer]
+    order: Batches
+    crops: np.random.Generator
+    device: str
+    total: Tensor
+    """Sum of the losses since the last validation."""
+    best_model: dict[str, Tensor]
+    course: Course | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(
+        cls, trial: Trial, protocol: Protocol, labels: np.ndarray, seed: int, weights: Path | None, device: str
+    ) -> Self:
+        """As it is before the first step; each part has random draws of its own, derived from the seed."""
+        torch.manual_seed(derive_seed(seed, "model"))
+        model = Model(protocol, method_class_of(trial).trains, weights).to(device)
+        torch.manual_seed(derive_seed(seed, "loss"))
+        method = build_method(trial, len(np.unique(labels)), model.embedding_size).to(device)
+        optimizers = build_optimizers(model, method, trial, protocol)
+        order = Batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
+        torch.manual_seed(derive_seed(seed, "training"))
+        total, untrained = torch.zeros((), device=device), copy.deepcopy(model.state_dict())
+        return cls(model, method, optimizers, order, generator(seed, "crops"), device, total, untrained)
+
+    def seconds(self) -> float:
+        """Of work so far, in all processes."""
+        return self.course.seconds + time.monotonic() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as tensors and plain values, and where it was worked on."""
+        on_gpu = self.device.startswith("cuda")
+        return {
+            "course": asdict(self.course) | {"seconds": self.seconds()},
+            "model": self.model.state_dict(),
+            "best_model": self.best_model,
+            "method": self.method.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "total": self.total,
+            "order": self.order.state_dict(),
+            "crops": self.crops.bit_generator.state,
+            # layers such as dropout draw from PyTorch's own generators
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,
+            "where": hardware(self.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, and note that it is so."""
+        self.course = Course(**state["course"])
+        self.model.load_state_dict(state["model"])
+        self.best_model = state["best_model"]
+        self.method.load_state_dict(state["method"])
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        self.total = state["total"].to(self.device)
+        self.order.load_state_dict(state["order"])
+        self.crops.bit_generator.state = state["crops"]
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] is not None and self.device.startswith("cuda"):
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        if not self.course.ended:
+            self.course.resumed.append({"step": self.course.step} | state["where"])
+            print(f"goes on from step {self.course.step}", file=sys.stderr)
 
 
 def of_classes(images: PackedImages, classes: tuple[int, ...]) -> tuple[PackedImages, np.ndarray]:

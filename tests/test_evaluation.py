@@ -1,6 +1,7 @@
 """From finished models to the metrics of a seed, and the gallery."""
 
 import base64
+import hashlib
 import io
 import json
 
@@ -11,14 +12,24 @@ import pytest
 import reference_ranking
 import torch
 
-from dml.evaluation import embed_test, measure_seed
+from dml.evaluation import embed_test, load_embeddings, measure_seed
+from dml.files import write_bytes
 from dml.gallery import THUMBNAIL, gallery, thumbnail
 from dml.images import PackedImages
 from dml.model import Model, save_model
 from dml.protocol import Weights
+from dml.record import evaluation_code, write_json
 from dml.stages.gallery import main as write_gallery
 
 FOLDS = 3
+
+
+def write_embeddings(file, array, test):
+    """As `embed_test` leaves them, of a model whose checksum is `model` followed by the file's name."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    made = {"sha256": write_bytes(file, buffer.getvalue()), "model": f"model {file.stem}", "code": evaluation_code()}
+    write_json(file.with_suffix(".json"), made | {"test": test.fingerprint, "seconds": 1.0, "provenance": {}})
 
 
 @pytest.fixture
@@ -27,7 +38,7 @@ def records(protocol):
     return [
         {
             "dataset": "stripes", "method": "contrastive", "seed": 4, "fold": k, "failure": None,
-            "embedding_size": 8, "protocol": protocol.training_values(),
+            "embedding_size": 8, "protocol": protocol.training_values(), "model": f"model embeddings{k}",
         }
         for k in range(FOLDS)
     ]  # fmt: skip
@@ -69,8 +80,8 @@ def test_a_saved_model_embeds_the_test_half(
         model.pooling.p.data += 2  # as training may leave it
     for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         norm.running_mean -= 0.1  # in use only if the statistics are saved, loaded and not those of the batch
-    save_model(model, tmp_path / "model.safetensors")
     record = records[0] | {"embedding_size": size, "protocol": json.loads(json.dumps(protocol.training_values()))}
+    record["model"] = save_model(model, tmp_path / "model.safetensors")
     embed_test(tmp_path / "model.safetensors", record, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
     found = np.load(tmp_path / "e.npy")
     assert found.dtype == np.float32 and found.shape == (72, size)
@@ -81,6 +92,39 @@ def test_a_failed_training_has_no_embeddings_and_no_model_is_read(tmp_path, stri
     failed = records[0] | {"failure": "diverged"}
     embed_test(tmp_path / "there is none", failed, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
     assert np.load(tmp_path / "e.npy").shape == (0, 8)
+
+
+def cut(file, share=0.5):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+
+
+def altered(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, altered, lambda file: file.write_bytes(b"")], ids=["cut", "altered", "empty"])
+def test_a_damaged_model_is_set_aside(tmp_path, stripes_data, protocol, records, damage):
+    file = tmp_path / "model.safetensors"
+    record = records[0] | {"model": save_model(Model(protocol, has_head=True), file)}
+    damage(file)
+    found = file.read_bytes()
+    with pytest.raises(ValueError, match="model.safetensors: damaged.*run the same command again"):
+        embed_test(file, record, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
+    assert not file.exists() and not (tmp_path / "e.npy").exists()  # so that the workflow makes it again
+    assert (tmp_path / "model.safetensors.damaged").read_bytes() == found
+
+
+def test_embeddings_say_what_made_them(tmp_path, stripes_data, held_out, protocol, records):
+    record = records[0] | {"model": save_model(Model(protocol, has_head=True), tmp_path / "model.safetensors")}
+    embed_test(tmp_path / "model.safetensors", record, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
+    made = json.loads((tmp_path / "e.json").read_text())
+    assert made["sha256"] == hashlib.sha256((tmp_path / "e.npy").read_bytes()).hexdigest()
+    assert (made["model"], made["test"], made["code"]) == (record["model"], held_out.fingerprint, evaluation_code())
+    assert made["seconds"] > 0 and made["provenance"]["device_type"] == "cpu"
+    assert (load_embeddings(tmp_path / "e.npy") == np.load(tmp_path / "e.npy")).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -97,7 +141,7 @@ def embeddings(tmp_path, held_out):
     arrays = [array / np.linalg.norm(array, axis=1, keepdims=True) for array in arrays]
     files = [tmp_path / f"embeddings{k}.npy" for k in range(FOLDS)]
     for file, array in zip(files, arrays, strict=True):
-        np.save(file, array)
+        write_embeddings(file, array, held_out)
     return files, arrays
 
 
@@ -164,10 +208,14 @@ def test_the_values_know_their_models_and_images(measured, records, held_out):
     assert found["failure"] is None
 
 
-def test_measuring_again_gives_equal_bytes(tmp_path, stripes_data, records, embeddings, measured):
-    first = (tmp_path / "metrics.json").read_bytes()
+def test_measuring_again_gives_equal_values(tmp_path, stripes_data, records, embeddings, measured):
+    def but_for_the_time():
+        found = json.loads((tmp_path / "metrics.json").read_text())
+        return {key: value for key, value in found.items() if key not in ("seconds", "provenance")}
+
+    first, queries = but_for_the_time(), (tmp_path / "queries.npz").read_bytes()
     measure_seed(embeddings[0], records, stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")
-    assert (tmp_path / "metrics.json").read_bytes() == first
+    assert but_for_the_time() == first and (tmp_path / "queries.npz").read_bytes() == queries
     assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
 
 
@@ -179,11 +227,13 @@ def test_the_seed_decides_the_clustering_and_nothing_else(tmp_path, stripes_data
     assert changed and changed <= {"nmi", "ami"}
 
 
-def test_a_failed_fold_leaves_the_seed_without_metrics_and_with_the_reason(tmp_path, stripes_data, records, embeddings):
+def test_a_failed_fold_leaves_the_seed_without_metrics_and_with_the_reason(
+    tmp_path, stripes_data, held_out, records, embeddings
+):
     files, _ = embeddings
     records[0]["failure"], records[2]["failure"] = "diverged: loss nan", "every trial failed"
     for k in (0, 2):
-        np.save(files[k], np.empty((0, 8), dtype=np.float32))
+        write_embeddings(files[k], np.empty((0, 8), dtype=np.float32), held_out)
     measure_seed(files, records, stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["metrics"] == []
@@ -197,6 +247,25 @@ def test_as_many_embeddings_as_records(tmp_path, stripes_data, records, embeddin
     with pytest.raises(ValueError):
         measure_seed(embeddings[0][:2], records, stripes_data.test, tmp_path / "m.json", tmp_path / "q.npz")
     assert not (tmp_path / "m.json").exists() and not (tmp_path / "q.npz").exists()
+
+
+@pytest.mark.parametrize("damage", [cut, altered])
+def test_damaged_embeddings_are_set_aside(tmp_path, stripes_data, records, embeddings, damage):
+    files, _ = embeddings
+    damage(files[1])
+    with pytest.raises(ValueError, match="embeddings1.npy: damaged.*run the same command again"):
+        measure_seed(files, records, stripes_data.test, tmp_path / "m.json", tmp_path / "q.npz")
+    assert not files[1].exists() and files[0].exists() and not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize("what", ["model", "test", "code"])
+def test_embeddings_of_another_model_images_or_code_are_refused(tmp_path, stripes_data, records, embeddings, what):
+    files, _ = embeddings
+    made = json.loads(files[2].with_suffix(".json").read_text())
+    write_json(files[2].with_suffix(".json"), made | {what: "another"})
+    with pytest.raises(ValueError, match=f"embeddings2.npy: made with another {what} than its metrics; delete it"):
+        measure_seed(files, records, stripes_data.test, tmp_path / "m.json", tmp_path / "q.npz")
+    assert files[2].exists() and not (tmp_path / "m.json").exists()
 
 
 # -------------------------------------------------------------------------------------------------------------- gallery
@@ -230,7 +299,7 @@ def line(tmp_path):
         angles = np.cumsum(np.random.default_rng(1).uniform(0.01, 0.05, len(labels)))
         files = [tmp_path / "0.npy", tmp_path / "1.npy"]
         for file in files:
-            np.save(file, np.stack([np.cos(angles), np.sin(angles)], axis=1))
+            write_embeddings(file, np.stack([np.cos(angles), np.sin(angles)], axis=1), pictured(labels))
         return files, angles
 
     return save
@@ -305,7 +374,8 @@ def test_all_folds_have_their_say(tmp_path):
     """By each fold alone another image is nearest; by both together the third."""
     degrees = [np.array([0, 10, 80, 30]), np.array([0, 80, 10, 30])]
     for k, angles in enumerate(np.deg2rad(degrees)):
-        np.save(tmp_path / f"{k}.npy", np.stack([np.cos(angles), np.sin(angles)], axis=1))
+        vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        write_embeddings(tmp_path / f"{k}.npy", vectors, pictured([0, 1, 2, 3]))
     found = gallery("d", "m", [tmp_path / "0.npy", tmp_path / "1.npy"], pictured([0, 1, 2, 3]), CLASS_NAMES, 0)
     (row,) = [row for row in found["rows"] if position(row["query"]) == 0]
     assert position(row["neighbours"][0]) == 3
@@ -324,7 +394,8 @@ def stage(tmp_path, labels, failed):
             angles = np.linspace(0.1 * number, 1, len(labels))
             files.append(tmp_path / f"{method}_{fold}.npy")
             rows = 0 if method in failed and fold == 1 else len(labels)
-            np.save(files[-1], np.stack([np.cos(angles), np.sin(angles)], axis=1)[:rows])
+            vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:rows]
+            write_embeddings(files[-1], vectors, pictured(labels))
     (tmp_path / "folds.csv").write_text("label,class\n" + "".join(f"{k},{v}\n" for k, v in CLASS_NAMES.items()))
     images = pictured(labels)
     (tmp_path / "test.pixels").write_bytes(images.pixels.tobytes())

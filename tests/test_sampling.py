@@ -8,11 +8,11 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions
 
 from dml import sampling
-from dml.sampling import batches
+from dml.sampling import Batches
 
 
 def take(labels, batch_size, images_per_class, count, seed=0):
-    found = batches(np.array(labels), batch_size, images_per_class, np.random.default_rng(seed))
+    found = Batches(np.array(labels), batch_size, images_per_class, np.random.default_rng(seed))
     return [next(found) for _ in range(count)]
 
 

@@ -99,7 +99,7 @@ def test_nothing_to_search_is_one_empty_setting():
 def fold(k, score, failure=None, trial=0, parameters=None, code="c0de"):
     return {"fold": k, "score": score, "best_step": 10, "steps": 20, "failure": failure, "seconds": 1.0,
             "trial": trial, "parameters": parameters or {"margin": 0.5}, "curve": [],
-            "made_by": {"code": code, "data": "d"}}  # fmt: skip
+            "made_by": {"code": code, "data": "d"}, "provenance": {"device_type": "cpu", "threads": 2, "host": "h"}}  # fmt: skip
 
 
 def test_a_trial_scores_the_mean_of_its_folds():
@@ -125,7 +125,8 @@ def test_history_grows_by_rounds_in_order_of_trial_and_fold():
     known = extend_history([], records)
     assert [(t.number, [f["fold"] for f in t.folds]) for t in known] == [(0, [0, 1]), (1, [0, 1])]
     assert from_json(json.loads(json.dumps(to_json(known)))) == known
-    assert "curve" not in known[0].folds[0]
+    assert "curve" not in known[0].folds[0] and "provenance" not in known[0].folds[0]
+    assert (known[0].folds[0]["device_type"], known[0].folds[0]["threads"]) == ("cpu", 2)
 
 
 def test_a_closed_search_flags_edges_and_names_its_history():

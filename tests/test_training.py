@@ -17,7 +17,7 @@ from dml.method import Method
 from dml.model import Model
 from dml.neighbours import neighbours
 from dml.plugins import load
-from dml.sampling import batches
+from dml.sampling import Batches
 from dml.seeds import derive_seed, generator
 from dml.splits import Fold, read_folds
 from dml.training import build_method, build_optimizers, of_classes, train
@@ -201,7 +201,7 @@ def by_hand(trial, protocol, trainval, fold, seed, steps):
     model = Model(protocol, has_head=True)
     torch.manual_seed(derive_seed(seed, "loss"))
     method = build_method(trial, len(fold.train), protocol.embedding_size)
-    order = batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
+    order = Batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
     crops_rng = generator(seed, "crops")
     rates = [(p, protocol.learning_rate) for p in model.parameters()]
     rates += [(p, trial.parameters["loss_lr"]) for p in method.parameters()]
@@ -491,7 +491,7 @@ def test_training_helps(trainval, fold, protocol, trial):
 
 
 def test_pretrained_trains_nothing_and_compares_the_features_of_the_trunk(monkeypatch, trainval, fold, protocol):
-    monkeypatch.setattr(training, "batches", None)
+    monkeypatch.setattr(training.Batches, "__next__", None)
     outcome = train(PRETRAINED, protocol, trainval, fold, seed=3)
     assert (outcome.steps, outcome.best_step, outcome.failure) == (0, 0, None)
     assert outcome.curve == [{"step": 0, "loss": None, "map_at_r": outcome.score}]

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dml.files import NO_ROOM
+
 
 def run(main: Callable[..., None], **arguments: Any) -> None:
     """Call a stage with its command line: `name=type` is one value, `name=[type]` several, `name=(type,)` optional.
 
-    What a user can mend is a ValueError: it ends the stage with one line instead of a traceback.
+    What a user can mend is a ValueError, or a full disk: it ends the stage with one line instead of a traceback.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {sys.modules['__main__'].__spec__.name}", description=main.__doc__
@@ -35,6 +37,13 @@ def run(main: Callable[..., None], **arguments: Any) -> None:
         if not _is_ours(error):
             raise
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        sys.exit(
+            f"error: {error.filename or 'a file'}: could not be written ({error.strerror}); make room and run the same "
+            "command again: nothing that is finished is lost"
+        )
 
 
 def _is_ours(error: ValueError) -> bool:

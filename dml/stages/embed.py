@@ -1,16 +1,16 @@
 """Embed the test half with the finished models of one seed: the only stage that reads test pixels for a number."""
 
-import json
 from pathlib import Path
 
 from dml.evaluation import embed_test
+from dml.record import read_json
 from dml.stages import run
 
 
 def main(models: list[Path], test: Path, device: str, threads: int, output: list[Path]) -> None:
-    """Write the L2-normalised embeddings of each fold's model."""
+    """Write the L2-normalised embeddings of each fold's model, and beside them what made them."""
     for model, path in zip(models, output, strict=True):
-        record = json.loads(model.with_name("record.json").read_text())
+        record = read_json(model.with_name("record.json"))
         embed_test(model, record, test.with_suffix(""), path, device, threads)
 
 

@@ -3,8 +3,7 @@
 import csv
 from pathlib import Path
 
-import numpy as np
-
+from dml.evaluation import load_embeddings
 from dml.gallery import gallery
 from dml.images import PackedImages
 from dml.record import write_json
@@ -19,7 +18,7 @@ def main(
     found = Results.load(results.parent)
     ranked, each = ranked_methods(found, dataset), len(embeddings) // len(methods)
     files = {method: embeddings[i * each :][:each] for i, method in enumerate(methods)}
-    best = next((method for method in ranked if all(len(np.load(path)) for path in files[method])), None)
+    best = next((method for method in ranked if all(len(load_embeddings(path)) for path in files[method])), None)
     if best is None:  # every method failed: there is nothing to show
         write_json(output, {"dataset": dataset, "method": ranked[0], "rows": []})
         return

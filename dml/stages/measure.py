@@ -1,15 +1,15 @@
 """Measure the test embeddings of one seed, separated and concatenated."""
 
-import json
 from pathlib import Path
 
 from dml.evaluation import measure_seed
+from dml.record import read_json
 from dml.stages import run
 
 
 def main(embeddings: list[Path], test: Path, output: Path, output_queries: Path) -> None:
     """Write every metric, with the records of the models that gave it, and the per-query values."""
-    records = [json.loads(path.with_name("record.json").read_text()) for path in embeddings]
+    records = [read_json(path.with_name("record.json")) for path in embeddings]
     measure_seed(embeddings, records, test.with_suffix(""), output, output_queries)
 
 

@@ -1,9 +1,8 @@
 """Record the trials of the round before, and propose the next one from the history."""
 
-import json
 from pathlib import Path
 
-from dml.record import write_json
+from dml.record import read_json, write_json
 from dml.search import extend_history, from_json, grid, propose, to_json
 from dml.stages import run
 from dml.study import Study
@@ -22,8 +21,8 @@ def main(
     """Write the setting of trial `number` and the history it was proposed from."""
     checked = Study.load(study)
     entry, protocol = checked.method(method), checked.protocol
-    known = from_json(json.loads(history.read_text())) if history else []
-    known = extend_history(known, [json.loads(path.read_text()) for path in folds])
+    known = from_json(read_json(history)) if history else []
+    known = extend_history(known, [read_json(path) for path in folds])
     if entry.grid:
         parameters = grid(entry.search_ranges())[number]
     else:

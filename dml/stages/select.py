@@ -1,9 +1,8 @@
 """Close the search of one method: the whole history and its best trial."""
 
-import json
 from pathlib import Path
 
-from dml.record import write_json
+from dml.record import read_json, write_json
 from dml.search import close, extend_history, from_json, to_json
 from dml.stages import run
 from dml.study import Study
@@ -22,8 +21,8 @@ def main(
     output_history: Path,
 ) -> None:
     """Write the finished history, its best trial, and that trial's setting; `settings` are all trials', in order."""
-    known = from_json(json.loads(history.read_text()))
-    known = extend_history(known, [json.loads(path.read_text()) for path in folds])
+    known = from_json(read_json(history))
+    known = extend_history(known, [read_json(path) for path in folds])
     write_json(output_history, {"dataset": dataset, "method": method, "trials": to_json(known)})
     selected = close(dataset, method, Study.load(study).method(method).search_ranges(), known)
     trial = Trial.load(settings[selected.trial])

@@ -207,7 +207,7 @@ def all_of_the_finals():
     for dataset, method in RUNS:
         for seed in range(PROTOCOL.seeds):
             folder = f"{RUN.format(dataset=dataset, method=method)}/seeds/{seed}"
-            of_a_fold = ("model.safetensors", "record.json", "embeddings.npy")
+            of_a_fold = ("model.safetensors", "record.json", "embeddings.npy", "embeddings.json")
             files += [f"{folder}/fold{k}/{file}" for k in range(PROTOCOL.folds) for file in of_a_fold]
             files += [f"{folder}/metrics.json", f"{folder}/queries.npz"]
     return files

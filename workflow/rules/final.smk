@@ -39,7 +39,8 @@ rule embed:
         test=f"{SIDE}/test.sha256",
         pixels=ancient(multiext(f"{SIDE}/test", ".pixels", ".npz")),
     output:
-        [f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
+        embeddings=[f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
+        made=[f"{SEED}/fold{fold}/embeddings.json" for fold in range(PROTOCOL.folds)],
     log:
         f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/embed.log",
     conda:
@@ -54,12 +55,13 @@ rule embed:
         ],
     shell:
         "python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
-        " --threads {threads} --output {output:q} 2> {log:q}"
+        " --threads {threads} --output {output.embeddings:q} 2> {log:q}"
 
 
 rule measure:
     input:
         embeddings=[f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
+        made=[f"{SEED}/fold{fold}/embeddings.json" for fold in range(PROTOCOL.folds)],
         records=[f"{SEED}/fold{fold}/record.json" for fold in range(PROTOCOL.folds)],
         test=f"{SIDE}/test.sha256",
         index=ancient(f"{SIDE}/test.npz"),
