@@ -7,8 +7,8 @@ from functools import partial
 import miniatures
 import pytest
 import torch
+from project import Project
 from server import serve, serve_ranges, serving
-from test_workflow import Project
 
 from dml import plugins
 
