@@ -13,7 +13,7 @@ from dml import plugins, record, runs
 from dml.images import PackedImages
 from dml.protocol import Weights
 from dml.record import provenance, training_code, write_json
-from dml.runs import Data, resolve_device, run_fold
+from dml.runs import Data, run_fold
 from dml.seeds import derive_seed
 from dml.splits import read_folds
 from dml.training import Outcome, train
@@ -165,18 +165,6 @@ def test_there_is_no_way_from_the_data_of_a_run_to_the_test_half(data, held_out)
     classes = set(data.trainval.labels.tolist())
     assert classes == {c for fold in data.folds for part in fold for c in part} == set(range(9))
     assert not classes & set(held_out.labels.tolist())
-
-
-@pytest.mark.parametrize("there, expected", [(True, "cuda"), (False, "cpu")])
-def test_auto_is_the_gpu_if_there_is_one(monkeypatch, there, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert resolve_device("auto") == expected
-    assert resolve_device("cpu") == "cpu"
-    if there:
-        assert resolve_device("cuda:1") == "cuda:1"
-    else:
-        with pytest.raises(ValueError, match="device cuda:1: PyTorch finds no GPU here"):
-            resolve_device("cuda:1")
 
 
 # ----------------------------------------------------------------------------------------------------------- provenance
