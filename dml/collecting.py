@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,29 @@ from dml.search import Selected
 from dml.study import Method, Study
 
 METRICS = ["study", "dataset", "method", "seed", "fold", "embedding", "metric", "value", "n_queries"]
-TRIALS = ["dataset", "method", "trial", "parameters", "fold", "score", "best_step", "steps", "failure", "seconds"]
+TRIALS = [
+    "dataset", "method", "trial", "parameters", "fold", "score", "best_step", "steps", "failure", "seconds",
+    "device_type", "threads",
+]  # fmt: skip
 CURVES = ["dataset", "method", "stage", "number", "fold", "step", "loss", "map_at_r"]
 RUNS = [
     "dataset", "method", "seed", "fold", "trial", "search", "parameters", "random_seed", "embedding_size", "steps",
-    "best_step", "best_map_at_r", "seconds", "failure", "commit", "code", "device", "host", "threads", "python",
-    "torch", "versions", "data", "test", "weights",
+    "best_step", "best_map_at_r", "seconds", "resumed", "failure", "commit", "code", "device_type", "device", "host",
+    "threads", "peak_memory_mb", "peak_gpu_memory_mb", "python", "torch", "versions", "data", "test", "weights",
+    "model", "embeddings", "embedding_seconds", "measuring_seconds", "measuring_code",
 ]  # fmt: skip
 BEST = [
     "dataset", "method", "trial", "score", "sem", "parameters", "edges", "ranges", "trials", "failed_trials", "failure",
     "origin",
 ]  # fmt: skip
+COSTS = ["dataset", "method", "stage", "device_type", "jobs", "hours"]
 
 
 def collect(
     study: Study, name: str, measured: Sequence[Path], histories: Sequence[Path], best: Sequence[Path],
     folds: Sequence[Path], papers: Path, output: Path,
 ) -> None:  # fmt: skip
-    """Write metrics.csv, trials.csv, curves.csv, runs.csv, best.csv, published.csv and study.json into `output`.
+    """Write metrics, trials, curves, runs, best, costs and published (.csv) and study.json into `output`.
 
     `papers` is the folder of papers' numbers; the one that the study names is put beside its own.
     ValueError if results of different code, data, weights or protocol would stand in one table.
@@ -41,7 +47,9 @@ def collect(
     runs = [run for seed in seeds for run in _run_rows(seed, searches[seed["dataset"], seed["method"]])]
     _write(output / "runs.csv", RUNS, runs)
     _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
-    _write(output / "trials.csv", TRIALS, (row for path in histories for row in _trial_rows(path)))
+    trials = [row for path in histories for row in _trial_rows(path)]
+    _write(output / "trials.csv", TRIALS, trials)
+    _write(output / "costs.csv", COSTS, _cost_rows(trials, seeds))
     _write(output / "best.csv", BEST, map(_best_row, searches.values()))
     description = _describe(study, name, folds, runs, papers)
     with whole(output / "study.json") as temporary:
@@ -67,6 +75,7 @@ def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path], searches: Mapp
                 )
             facts = [*record["made_by"].items(), *search.made_by.items()]
             facts += [("test", seed["test"]), ("metrics", seed["code"]), ("setting", record["trial_fingerprint"])]
+            facts += [("metrics", embedded["code"]) for embedded in seed["embedded"]]
             for what, value in facts:
                 of_dataset = seed["dataset"] if what in ("data", "test", "setting") else None
                 of_method = seed["method"] if what in ("method", "setting") else None
@@ -85,7 +94,7 @@ def _metric_rows(name: str, seed: dict) -> Iterable[dict]:
 
 
 def _run_rows(seed: dict, search: Selected) -> Iterable[dict]:
-    for record in seed["records"]:
+    for record, embedded in zip(seed["records"], seed["embedded"], strict=True):
         made_by = record["provenance"]
         yield (
             made_by
@@ -97,9 +106,34 @@ def _run_rows(seed: dict, search: Selected) -> Iterable[dict]:
                 "parameters": json.dumps(record["parameters"], sort_keys=True),
                 "best_map_at_r": record["score"],
                 "torch": made_by["versions"]["torch"],
+                "resumed": len(record["resumed"]),
                 "test": seed["test"],
+                "model": embedded["model"],
+                "embeddings": embedded["sha256"],
+                "embedding_seconds": embedded["seconds"],
+                "measuring_seconds": seed["seconds"],
+                "measuring_code": seed["code"],
             }
         )
+
+
+def _cost_rows(trials: Sequence[dict], seeds: Sequence[dict]) -> Iterable[dict]:
+    """What each stage took: GPU-hours where its jobs ran on a GPU, hours times threads where on a CPU."""
+    spent: dict[tuple, list[float]] = {}
+    for stage, run, job in _jobs(trials, seeds):
+        if job["seconds"]:  # else nothing ran, as where a method has no setting to train
+            hours = job["seconds"] / 3600 * (1 if job["device_type"] == "cuda" else job["threads"])
+            spent.setdefault((run["dataset"], run["method"], stage, job["device_type"]), []).append(hours)
+    for place, hours in spent.items():
+        yield dict(zip(COSTS, (*place, len(hours), fsum(hours)), strict=True))
+
+
+def _jobs(trials: Sequence[dict], seeds: Sequence[dict]) -> Iterable[tuple[str, dict, dict]]:
+    """Everything that a study runs on pixels or embeddings: its stage, whose it is, and what was measured of it."""
+    yield from (("search", trial, trial) for trial in trials)
+    for stage, parts in (("final", "records"), ("embedding", "embedded")):
+        yield from ((stage, seed, part | part["provenance"]) for seed in seeds for part in seed[parts])
+    yield from (("measuring", seed, seed | seed["provenance"]) for seed in seeds)
 
 
 def _curve_rows(seed: dict) -> Iterable[dict]:

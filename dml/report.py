@@ -23,6 +23,7 @@ PROVENANCE = {
     "device": "Hardware",
     "threads": "Threads",
     "weights": "Weights of the trunk (SHA-256)",
+    "measuring_code": "Fingerprint of the measuring code",
 }
 
 
@@ -66,7 +67,6 @@ def render(
         methods=_methods(results),
         datasets=results.study["datasets"],
         provenance=_provenance(results),
-        time=_time(results),
     )
 
 
@@ -237,6 +237,7 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
         own = runs[runs["dataset"] == dataset]
         facts.append((f"Fingerprint of {title}, trainval", _counted(own["data"])))
         facts.append((f"Fingerprint of {title}, test", _counted(own["test"])))
+    facts.append(("Went on after an interruption", f"{(runs['resumed'] > 0).sum()} of {len(runs)} trainings"))
     return facts
 
 
@@ -246,13 +247,3 @@ def _counted(values: pd.Series) -> str:
         return counts.index[0] or "none"
     shares = [f"{value or 'none'} ({count} of {counts.sum()} trainings)" for value, count in counts.items()]
     return ", ".join(shares) or "none"
-
-
-def _time(results: Results) -> dict[str, Any]:
-    """How long each method trained over all data sets: search, final runs, both; the last row is their sum."""
-    search, final = (runs.groupby("method")["seconds"].sum() for runs in (results.trials, results.runs))
-    rows = [(title, search.get(name, 0.0), final.get(name, 0.0)) for name, title in results.methods.items()]
-    rows.append(("All", search.sum(), final.sum()))
-    unit, seconds = ("Hours", 3600) if search.sum() + final.sum() > 7200 else ("Minutes", 60)
-    cells = [(title, *(f"{n / seconds:.1f}" for n in (first, then, first + then))) for title, first, then in rows]
-    return {"unit": unit, "rows": cells}

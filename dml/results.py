@@ -19,21 +19,26 @@ COLUMNS = {
     },
     "trials": {
         "dataset": str, "method": str, "trial": int, "parameters": dict, "fold": int, "score": float, "best_step": int,
-        "steps": int, "failure": str, "seconds": float,
+        "steps": int, "failure": str, "seconds": float, "device_type": str, "threads": int,
     },
     "curves": {
         "dataset": str, "method": str, "stage": str, "number": int, "fold": int, "step": int, "loss": float,
         "map_at_r": float,
     },
     "runs": {
-        "dataset": str, "method": str, "seed": int, "fold": int, "parameters": dict,
-        "embedding_size": int, "steps": int, "best_step": int, "best_map_at_r": float, "seconds": float,
-        "failure": str, "commit": str, "code": str, "device": str, "threads": int, "torch": str, "python": str,
-        "versions": str, "data": str, "test": str, "weights": str,
+        "dataset": str, "method": str, "seed": int, "fold": int, "trial": int, "search": str, "parameters": dict,
+        "random_seed": int, "embedding_size": int, "steps": int, "best_step": int, "best_map_at_r": float,
+        "seconds": float, "resumed": int, "failure": str, "commit": str, "code": str, "device_type": str, "device": str,
+        "host": str, "threads": int, "peak_memory_mb": float, "peak_gpu_memory_mb": float, "python": str, "torch": str,
+        "versions": str, "data": str, "test": str, "weights": str, "model": str, "embeddings": str,
+        "embedding_seconds": float, "measuring_seconds": float, "measuring_code": str,
     },
     "best": {
         "dataset": str, "method": str, "trial": int, "score": float, "sem": float, "parameters": dict, "edges": dict,
         "failed_trials": int, "trials": int, "ranges": dict, "failure": str, "origin": str,
+    },
+    "costs": {
+        "dataset": str, "method": str, "stage": str, "device_type": str, "jobs": int, "hours": float,
     },
     "published": {
         "dataset": str, "embedding": str, "method": str, "metric": str, "mean": float, "half_width": float,
@@ -57,6 +62,7 @@ class Results:
     curves: pd.DataFrame
     runs: pd.DataFrame
     best: pd.DataFrame
+    costs: pd.DataFrame
     published: pd.DataFrame
     study: dict[str, Any]
 

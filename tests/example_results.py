@@ -28,7 +28,9 @@ NAMES = list(METHODS)
 RANGES = {"margin": {"low": -0.2, "high": 2.0}, "weights_lr": {"low": 1e-6, "high": 1.0, "log": True}}
 PROVENANCE = {
     "search": "ab12ab12ab12ab12", "commit": "0123456789ab", "code": "c0dec0dec0dec0de", "device": "A <fast> processor",
-    "threads": 2, "torch": "2.12.0", "python": "3.11.7", "weights": "",
+    "device_type": "cpu", "host": "a-host", "threads": 2, "trial": 4, "random_seed": 2**62 + 1, "resumed": 0,
+    "peak_memory_mb": 900, "embedding_seconds": 9, "measuring_seconds": 4.5, "measuring_code": "3ea53ea53ea53ea5",
+    "model": "30de1" * 12, "embeddings": "e3bed" * 12, "torch": "2.12.0", "python": "3.11.7", "weights": "",
     "versions": "faiss 1.15.1, numpy 2.4.6",
 }  # fmt: skip
 
@@ -41,13 +43,17 @@ def write(
     places = [(f"birds{i}", name) for i in range(1, datasets + 1) for name in methods]
     _write(folder / "metrics.csv", "study,dataset,method,seed,fold,embedding,metric,value,n_queries",
            _metrics(places, seeds))  # fmt: skip
-    _write(folder / "trials.csv", "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds",
-           _trials(places, trials))  # fmt: skip
+    _write(
+        folder / "trials.csv",
+        "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds,device_type,threads",
+        _trials(places, trials),
+    )
     _write(folder / "curves.csv", "dataset,method,stage,number,fold,step,loss,map_at_r", _curves(places, seeds))
     _write(
         folder / "runs.csv",
-        "dataset,method,seed,fold,search,parameters,embedding_size,steps,best_step,best_map_at_r,seconds,failure,"
-        "commit,code,device,threads,torch,python,versions,data,test,weights",
+        "dataset,method,seed,fold,trial,search,parameters,random_seed,embedding_size,steps,best_step,best_map_at_r,"
+        "seconds,resumed,failure,commit,code,device_type,device,host,threads,peak_memory_mb,peak_gpu_memory_mb,torch,"
+        "python,versions,data,test,weights,model,embeddings,embedding_seconds,measuring_seconds,measuring_code",
         _runs(places, seeds),
     )
     _write(
@@ -55,6 +61,7 @@ def write(
         "dataset,method,trial,score,sem,parameters,edges,failed_trials,trials,ranges,failure,origin",
         _best(places, trials),
     )
+    _write(folder / "costs.csv", "dataset,method,stage,device_type,jobs,hours", _costs(places, seeds, trials))
     _write(folder / "published.csv", "dataset,embedding,method,metric,mean,half_width,source,note,reason", [])
     (folder / "study.json").write_text(json.dumps(_study(methods, datasets)))
     return folder
@@ -98,7 +105,7 @@ def _trials(places, trials):
                 yield {
                     "dataset": dataset, "method": method, "trial": trial, "fold": fold, "score": score,
                     "parameters": json.dumps({"margin": 0.1 * trial}), "best_step": 100, "steps": 200,
-                    "failure": NAN if failed else "", "seconds": 36,
+                    "failure": NAN if failed else "", "seconds": 36, "device_type": "cpu", "threads": 2,
                 }  # fmt: skip
 
 
@@ -126,6 +133,16 @@ def _runs(places, seeds):
                     "failure": _failure(dataset, method, seed, fold), "data": f"da7a{dataset}",
                     "test": f"7e57{dataset}",
                 }  # fmt: skip
+
+
+def _costs(places, seeds, trials):
+    for dataset, method in places:
+        jobs = {"search": (FOLDS * (1 if method == "pretrained" else trials), 36), "final": (FOLDS * seeds, 90)}
+        jobs |= {"embedding": (FOLDS * seeds, 9), "measuring": (seeds, 4.5)}
+        for stage, (number, seconds) in jobs.items():
+            if METHODS[method][1] is not None or stage == "search":
+                of_stage = {"stage": stage, "device_type": "cpu", "jobs": number, "hours": number * seconds * 2 / 3600}
+                yield {"dataset": dataset, "method": method} | of_stage
 
 
 def _best(places, trials):

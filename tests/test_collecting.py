@@ -21,11 +21,13 @@ PAPERS = Path(__file__).parents[1] / "workflow" / "published"
 
 COLUMNS = {
     "metrics": "study,dataset,method,seed,fold,embedding,metric,value,n_queries",
-    "trials": "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds",
+    "trials": "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds,device_type,threads",
     "curves": "dataset,method,stage,number,fold,step,loss,map_at_r",
     "runs": "dataset,method,seed,fold,trial,search,parameters,random_seed,embedding_size,steps,best_step,best_map_at_r,"
-    "seconds,failure,commit,code,device,host,threads,python,torch,versions,data,test,weights",
+    "seconds,resumed,failure,commit,code,device_type,device,host,threads,peak_memory_mb,peak_gpu_memory_mb,python,torch,"
+    "versions,data,test,weights,model,embeddings,embedding_seconds,measuring_seconds,measuring_code",
     "best": "dataset,method,trial,score,sem,parameters,edges,ranges,trials,failed_trials,failure,origin",
+    "costs": "dataset,method,stage,device_type,jobs,hours",
     "published": "dataset,embedding,method,metric,mean,half_width,source,note,reason",
 }
 METHODS = ("contrastive", "pretrained")
@@ -90,6 +92,7 @@ class Made:
                     "failure": None,
                     "seconds": 1.5,
                     "made_by": blank["made_by"],
+                    "provenance": {"device_type": "cuda", "threads": 2},
                 }
                 for k in range(2)
             ]
@@ -109,6 +112,7 @@ class Made:
         for k in range(2):
             record = copy.deepcopy(blank) | {
                 "dataset": dataset, "method": method, "seed": seed, "fold": k, "failure": None, "seconds": 2.5,
+                "resumed": [{"step": 4, "host": "another", "device": "another"}] * (k == 1),
                 "trial": chosen.trial, "parameters": chosen.parameters,
                 "score": 0.5 + 0.1 * k, "steps": 8 * trains, "best_step": 4 * trains,
                 "curve": [
@@ -117,13 +121,16 @@ class Made:
             }  # fmt: skip
             records.append(record)
         if failed:
-            records[1] |= {"failure": "diverged", "score": None, "steps": 0}
+            records[1] |= {"failure": "diverged", "score": None, "steps": 0, "seconds": 0.0}
         metrics = [] if failed else [
             {"embedding": kind, "fold": fold, "metric": "map_at_r", "value": value, "n_queries": 50}
             for kind, fold, value in (("separated", 0, 0.25), ("separated", 1, 0.5), ("concatenated", None, 0.75))
         ]  # fmt: skip
         values = {"dataset": dataset, "method": method, "seed": seed, "metrics": metrics, "records": records}
         values |= {"failure": "fold 1: diverged" if failed else None, "test": f"test of {dataset}", "code": "c0de"}
+        made = {"code": "c0de", "test": values["test"], "provenance": {"device_type": "cpu", "threads": 2}}
+        values["embedded"] = [made | {"sha256": f"e{k}", "model": f"m{k}", "seconds": 4.5} for k in range(2)]
+        values |= {"seconds": 18.0, "provenance": {"device_type": "cpu", "threads": 1}}
         file = self.folder / dataset / method / "seeds" / str(seed) / "metrics.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(values))
@@ -196,7 +203,10 @@ def test_runs_hold_a_row_for_every_model(collected, blank):
         "threads": str(provenance["threads"]), "python": provenance["python"],
         "torch": provenance["versions"]["torch"], "data": blank["made_by"]["data"],
         "test": "test of photos", "weights": "",
-        "random_seed": str(blank["random_seed"]),
+        "random_seed": str(blank["random_seed"]), "device_type": "cpu", "resumed": "1",
+        "peak_memory_mb": str(provenance["peak_memory_mb"]), "peak_gpu_memory_mb": "",
+        "model": "m1", "embeddings": "e1", "embedding_seconds": "4.5", "measuring_seconds": "18.0",
+        "measuring_code": "c0de",
     }  # fmt: skip
     assert expected.items() <= row.items()
     failed = rows[keys.index(("photos", "contrastive", "1", "1"))]
@@ -225,6 +235,18 @@ def test_trials_hold_a_row_for_every_fold_of_every_trial(collected):
     ]  # fmt: skip
     assert json.loads(own[2]["parameters"]) == {"pos_margin": 0.8}
     assert (own[0]["best_step"], own[0]["steps"], own[0]["seconds"]) == ("4", "8", "1.5")
+    assert (own[0]["device_type"], own[0]["threads"]) == ("cuda", "2")
+
+
+def test_costs_hold_a_row_for_every_stage_and_kind_of_device(collected):
+    rows = [tuple(row.values())[1:] for row in collected.rows("costs") if row["dataset"] == "photos"]
+    own = [(stage, kind, int(jobs), float(hours)) for method, stage, kind, jobs, hours in rows if method == METHODS[0]]
+    assert own == [
+        ("search", "cuda", 6, pytest.approx(6 * 1.5 / 3600)),
+        ("final", "cpu", 3, pytest.approx(3 * 2.5 / 3600)),  # on one thread; the one of no seconds did not run
+        ("embedding", "cpu", 4, pytest.approx(2 * 4 * 4.5 / 3600)),
+        ("measuring", "cpu", 2, pytest.approx(2 * 18 / 3600)),
+    ]
 
 
 def test_best_holds_a_row_for_every_search(collected):
@@ -242,7 +264,16 @@ def test_best_holds_a_row_for_every_search(collected):
 def test_parameters_on_an_edge_are_named(made):
     number = [path.parent.name for path in made.best].index("contrastive")
     low = [
-        {"fold": k, "score": 0.9, "best_step": 1, "steps": 2, "failure": None, "seconds": 0.1, "made_by": {}}
+        {
+            "fold": k,
+            "score": 0.9,
+            "best_step": 1,
+            "steps": 2,
+            "failure": None,
+            "seconds": 0.1,
+            "made_by": {},
+            "provenance": {"device_type": "cpu", "threads": 1},
+        }
         for k in range(2)
     ]
     history = [tried(0, {"pos_margin": -0.2, "neg_margin": 1.0}, low)]
@@ -315,6 +346,7 @@ CHANGES = {
     "trunk": lambda values: values["records"][1]["made_by"].update(trunk="other"),
     "method": lambda values: values["records"][1]["made_by"].update(method="other"),
     "metrics": lambda values: values.update(code="other"),
+    "metrics of embeddings": lambda values: values["embedded"][1].update(code="other"),
     "data": lambda values: values["records"][1]["made_by"].update(data="other"),
     "weights": lambda values: values["records"][1]["made_by"].update(weights="other"),
     "protocol": lambda values: values["records"][1]["made_by"].update(protocol="other"),
@@ -330,9 +362,10 @@ def test_results_of_different_origin_are_refused_and_named(made, what):
     with pytest.raises(ValueError) as raised:
         made.collect()
     message = str(raised.value)
+    what = what.split()[0]
     first = made.measured[2 if what in ("setting", "method") else 0]  # these are compared within a method
     assert "\n" not in message
-    assert message.startswith(f"{made.measured[number]}: made with other {what.split()[0]} than {first}; ")
+    assert message.startswith(f"{made.measured[number]}: made with other {what} than {first}; ")
     for file in (made.measured[number], first):
         assert str(file.parent) in message
     assert list(made.output.iterdir()) == []

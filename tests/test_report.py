@@ -7,6 +7,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from example_results import NAMES, write
 
@@ -132,9 +133,31 @@ def test_the_page_holds_all_of_the_study(page):
 
 
 def test_hours_are_added_up(page):
-    # on each of two data sets: 6 trials x 4 folds x 36 s, then 3 seeds x 4 folds x 90 s
-    assert "Contrastive 0.5 0.6 1.1" in page.words
-    assert "All 2.0 3.0 5.0" in page.words
+    # on each of two data sets, with two threads: 6 trials x 4 folds x 36 s, then 3 seeds x 4 folds x 90 s, and so on
+    assert "Contrastive 0.48 0.60 0.06 0.01 1.15" in page.words
+    assert "All methods" in page.words
+
+
+def test_every_number_leads_to_its_files(page):
+    assert page.words.count("results/example/<data set>/<method>/") == 2
+    (details,) = page.all("details")
+    assert "open" not in details
+    assert "Show the 30 rows" in page.words
+    assert "38.70, 38.90, 39.10, 39.30 90, 90, 90, 90 – 0123456789ab a-host: A <fast> processor" in page.words
+
+
+def test_without_a_search_no_trial_is_named(tmp_path):
+    results = Results.load(write(tmp_path))
+    results.study["hyperparameters"] = "published: a paper"
+    assert "<trial>" not in Page(render(results, {}, {})).words
+
+
+def test_interrupted_trainings_are_counted(tmp_path):
+    path = write(tmp_path, methods=["contrastive"], datasets=1) / "runs.csv"
+    runs = pd.read_csv(path, dtype=str, keep_default_na=False)
+    runs.loc[3, "resumed"] = "2"
+    runs.to_csv(path, index=False)
+    assert "Went on after an interruption 1 of 12 trainings" in Page(render(Results.load(tmp_path), {}, {})).words
 
 
 def test_the_gallery_is_inline_and_readable_without_colours(page):

@@ -6,6 +6,7 @@ from example_results import METHODS, NAMES, write
 
 from dml import plugins, tabulation
 from dml.results import Results, failure_reason, incomplete_methods, metric_title, per_seed, ranked_methods
+from dml.tables.costs import STAGES
 from dml.tabulation import Cell, write_csv, write_latex, write_markdown
 
 T_QUANTILE = 4.302652729749464  # Student t, 97.5 %, two degrees of freedom
@@ -238,13 +239,74 @@ def test_differences_by_hand(results):
 
 def test_all_metrics_hold_everything_measured(results):
     found = table(results, "all_metrics")
-    assert len(found) == 2 * 2 * 4 * 5  # data sets, embeddings, methods with results, metrics
-    assert set(found["n_queries"]) == {1000}
+    measured = found[found["failure"] == ""]
+    assert len(measured) == 2 * 2 * 4 * 5  # data sets, embeddings, methods with results, metrics
+    assert set(measured["n_queries"]) == {1000}
     presented = cells(results, "all_metrics")
     assert list(dict.fromkeys(presented.index)) == [
         "Birds 1, separated", "Birds 1, concatenated", "Birds 2, separated", "Birds 2, concatenated"
     ]  # fmt: skip
     assert list(presented.columns) == ["Method", "P@1", "R-Precision", "MAP@R", "Recall@10", "NMI", "n", "Queries"]
+
+
+@pytest.mark.parametrize("name", plugins.names("tables"))
+def test_a_method_of_which_everything_failed_has_a_row_that_says_so(name, tmp_path):
+    folder = write(tmp_path)
+    reality = "birds1,separated,{},map_at_r,0.2,0.01,a table,,\n"
+    with (folder / "published.csv").open("a") as file:
+        file.writelines(reality.format(method) for method in NAMES[:5])
+    found = Results.load(folder)
+    own = [texts(row) for row in cells(found, name).to_numpy() if row[0] in ("ProxyNCA", Cell("ProxyNCA"))]
+    assert own
+    if name == "costs":  # its search took time, and there was nothing to train
+        assert own[0][1:3] == ["0.48", "–"]
+    else:
+        assert all(any("fail" in text or "NaN" in text for text in row) for row in own)
+
+
+def test_costs_by_hand(results):
+    found = table(results, "costs").set_index(["dataset", "method", "stage", "unit"])
+    assert found.loc[("birds2", "margin", "final", "Core-hours")].tolist() == [12, 12 * 90 * 2 / 3600]
+    presented = cells(results, "costs")
+    assert list(dict.fromkeys(presented.index)) == ["Birds 1", "Birds 2", "All data sets"]
+    assert list(presented.columns)[1:] == [("Core-hours", name) for name in (*STAGES.values(), "All")]
+    rows = {(heading, texts(row)[0]): texts(row)[1:] for heading, row in presented.iterrows()}
+    assert rows["Birds 1", "Contrastive"] == ["0.48", "0.60", "0.06", "0.01", "1.15"]
+    assert rows["All data sets", "Margin & co_50%"] == ["0.96", "1.20", "0.12", "0.01", "2.29"]
+    trained = 3 * 1.1475  # and the untrained trunk has one trial, and one method fails in all its trials
+    assert rows["Birds 2", "All methods"][-1] == f"{trained + 0.7475 + 0.48:.2f}"
+
+
+def test_costs_on_both_kinds_of_device_have_both_units(tmp_path):
+    path = write(tmp_path, methods=NAMES[:3], datasets=1) / "costs.csv"
+    path.write_text(path.read_text().replace("search,cpu", "search,cuda").replace("final,cpu", "final,cuda"))
+    presented = cells(Results.load(tmp_path), "costs")
+    assert list(presented.columns) == [
+        ("", "Method"), ("GPU-hours", "Search"), ("GPU-hours", "Final runs"), ("GPU-hours", "All"),
+        ("Core-hours", "Embedding"), ("Core-hours", "Measuring"), ("Core-hours", "All"),
+    ]  # fmt: skip
+    assert list(dict.fromkeys(presented.index)) == ["Birds 1"]
+
+
+def test_runs_name_everything_that_made_a_number(results):
+    found = table(results, "runs").set_index(["dataset", "method", "seed", "fold"])
+    assert len(found) == 2 * 5 * 3 * 4
+    row = found.loc[("birds1", "contrastive", 1, 2)]
+    assert row["map_at_r"] == pytest.approx(0.401)
+    assert (row["random_seed"], row["trial"], row["resumed"]) == (2**62 + 1, 4, 0)
+    assert not row.drop(["peak_gpu_memory_mb", "weights", "failure"]).isin(["", None]).any()
+    assert not row.drop(["peak_gpu_memory_mb"]).isna().any()
+    failed = found.loc[("birds2", "margin", 2, 3)]
+    assert failed["failure"] == "the loss is NaN at step 40" and pd.isna(failed["map_at_r"])
+
+
+def test_runs_are_presented_one_seed_a_row(results):
+    presented = cells(results, "runs")
+    assert len(presented) == 2 * 5 * 3
+    assert texts(presented.iloc[3]) == [
+        "Contrastive", "0", "4", "ab12ab12ab12ab12", "38.70, 38.90, 39.10, 39.30", "90, 90, 90, 90", "–",
+        "0123456789ab", "a-host: A <fast> processor, 2 threads",
+    ]  # fmt: skip
 
 
 def test_hyperparameters_flag_the_edge(results):
@@ -277,7 +339,7 @@ def test_failures_are_all_listed(results):
     assert len(found) == 2 * (1 + 6 * 4 + 1 + 3 * 4) + 1
     final = found[(found["method"] == "margin")].squeeze()
     assert (final["dataset"], final["stage"], final["seed"], final["fold"]) == ("birds2", "final run", 2, 3)
-    assert pd.isna(final["trial"])
+    assert final["trial"] == 4  # the one that gave the setting
     rows = [texts(row) for row in cells(results, "failures").itertuples(index=False, name=None)]
     assert rows[0] == ["Contrastive", "search", "1", "trial 2: fold 1", "the loss is NaN at step 40"]
     assert rows[1][2] == "24"

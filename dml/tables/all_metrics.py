@@ -1,9 +1,20 @@
 """Every metric that was measured."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
-from dml.results import EMBEDDINGS, Results, estimate, incomplete_methods, metric_title, per_seed, ranked_methods
-from dml.tabulation import MISSING, counts, percent, presented
+from dml.results import (
+    EMBEDDINGS,
+    Results,
+    estimate,
+    failure_reason,
+    incomplete_methods,
+    metric_title,
+    per_seed,
+    ranked_methods,
+)
+from dml.tabulation import MISSING, Cell, counts, failed, percent, presented
 
 TITLE = "All metrics"
 CAPTION = (
@@ -16,7 +27,10 @@ CAPTION = (
 
 
 def build(results: Results) -> pd.DataFrame:
-    """One row for each data set, embedding, method and metric; values are shares, `n` counts seeds."""
+    """One row for each data set, embedding, method and metric; values are shares, `n` counts seeds.
+
+    A method without any value has a single row for each embedding that gives its `failure`.
+    """
     rows = []
     measured = list(dict.fromkeys(results.metrics["metric"]))
     queries = results.metrics.groupby(["dataset", "method"])["n_queries"].max()
@@ -25,22 +39,25 @@ def build(results: Results) -> pd.DataFrame:
         for embedding in EMBEDDINGS:
             frames = {metric: per_seed(results, dataset, embedding, metric) for metric in measured}
             for method in ranking:
-                for metric, values in frames.items():
-                    if method in values:
-                        mean, half_width, n = estimate(results, method, values[method])
-                        place = {"dataset": dataset, "embedding": embedding, "method": method, "metric": metric}
-                        numbers = {"mean": mean, "half_width": half_width, "n": n}
-                        rows.append(place | numbers | {"n_queries": queries[dataset, method]})
+                place = {"dataset": dataset, "embedding": embedding, "method": method}
+                found = {metric: values[method] for metric, values in frames.items() if method in values}
+                for metric, values in found.items():
+                    mean, half_width, n = estimate(results, method, values)
+                    numbers = {"mean": mean, "half_width": half_width, "n": n}
+                    rows.append(place | {"metric": metric} | numbers | {"n_queries": queries[dataset, method]})
+                if not found:
+                    rows.append(place | {"failure": failure_reason(results, dataset, method)})
     types = {
         "dataset": object, "embedding": object, "method": object, "metric": object, "mean": float, "half_width": float,
-        "n": "Int64", "n_queries": "Int64",
+        "n": "Int64", "n_queries": "Int64", "failure": object,
     }  # fmt: skip
-    return pd.DataFrame(rows, columns=list(types)).astype(types)
+    return pd.DataFrame(rows, columns=list(types)).astype(types).fillna({"failure": ""})
 
 
 def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """One row for each method, one block for each data set and embedding, one column for each metric."""
-    names = {metric: metric_title(metric) for metric in dict.fromkeys(table["metric"]) if _is_shown(metric, results)}
+    measured = dict.fromkeys(table["metric"].dropna())
+    names = {metric: metric_title(metric) for metric in measured if _is_shown(metric, results)}
     incomplete = {dataset: incomplete_methods(results, dataset) for dataset in results.datasets}
     rows, headings = [], []
     for (dataset, embedding, method), group in table.groupby(["dataset", "embedding", "method"], sort=False):
@@ -48,10 +65,17 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
             names[e["metric"]]: percent(e["mean"], e["half_width"]) for _, e in group.iterrows() if e["metric"] in names
         }
         planned = results.seeds if method in incomplete[dataset] else None
-        values |= {"n": counts(group["n"], planned), "Queries": str(group["n_queries"].iloc[0])}
+        values |= {"n": counts(group["n"], planned), "Queries": counts(group["n_queries"])}
+        if group["failure"].iloc[0]:
+            values = _failed(group["failure"].iloc[0], [*names.values(), "n", "Queries"])
         rows.append({"Method": results.methods[method]} | dict.fromkeys(names.values(), MISSING) | values)
         headings.append(f"{results.datasets[dataset]}, {embedding}")
     return presented(rows, headings, ["Method", *names.values(), "n", "Queries"])
+
+
+def _failed(reason: str, names: Sequence[str]) -> dict[str, Cell | None]:
+    """A failed method has its reason in the place of all its numbers."""
+    return dict.fromkeys(names) | {names[0]: failed(reason, len(names))}
 
 
 def _is_shown(metric: str, results: Results) -> bool:

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from dml.results import EMBEDDINGS, Results, best_method, per_seed, ranked_methods
+from dml.results import EMBEDDINGS, Results, best_method, failure_reason, per_seed, ranked_methods
 from dml.stats import paired_comparison
-from dml.tabulation import MISSING, Cell, p_value, percent, presented
+from dml.tabulation import MISSING, Cell, failed, p_value, percent, presented
 
 TITLE = "Differences from the best method"
 CAPTION = (
@@ -20,11 +20,13 @@ METRIC = "map_at_r"
 def build(results: Results) -> pd.DataFrame:
     """One row for each data set, embedding and method; differences of shares in [0, 1].
 
-    `tied` and the p values are empty where there is no test: for the best itself, and with fewer than two pairs.
+    `tied` and the p values are empty where there is no test: for the best itself, and with fewer than two pairs. A
+    method without any value has a single row that gives its `failure`.
     """
     rows = []
     for dataset in results.datasets:
         ranking = ranked_methods(results, dataset)
+        compared = set()
         for embedding in EMBEDDINGS:
             values = per_seed(results, dataset, embedding, METRIC)
             if values.empty:
@@ -34,11 +36,15 @@ def build(results: Results) -> pd.DataFrame:
             for method in filter(comparison.index.__contains__, ranking):
                 place = {"dataset": dataset, "embedding": embedding, "metric": METRIC, "method": method, "best": best}
                 rows.append(place | comparison.loc[method].to_dict())
+                compared.add(method)
+        for method in filter(lambda name: name not in compared, ranking):
+            rows.append({"dataset": dataset, "method": method, "failure": failure_reason(results, dataset, method)})
     types = {
         "dataset": object, "embedding": object, "metric": object, "method": object, "best": object, "difference": float,
         "half_width": float, "n": "Int64", "p": float, "p_holm": float, "tied": "boolean",
+        "failure": object,
     }  # fmt: skip
-    table = pd.DataFrame(rows, columns=list(types)).astype(types)
+    table = pd.DataFrame(rows, columns=list(types)).astype(types).fillna({"failure": ""})
     table["tied"] = table["tied"].where(table["p_holm"].notna())
     return table
 
@@ -50,6 +56,9 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     rows, headings = [], []
     for (dataset, method), group in table.groupby(["dataset", "method"], sort=False):
         row = dict.fromkeys(names, MISSING) | {("", "Method"): results.methods[method]}
+        if group["failure"].iloc[0]:
+            row |= dict.fromkeys(names[1:]) | {names[1]: failed(group["failure"].iloc[0], len(names) - 1)}
+            group = group.iloc[:0]
         for _, comparison in group.iterrows():
             row |= {(comparison["embedding"].capitalize(), name): cell for name, cell in _cells(comparison).items()}
         rows.append(row)

@@ -4,7 +4,16 @@ import math
 
 import pandas as pd
 
-from dml.results import EMBEDDINGS, HEADLINE_METRICS, Results, estimate, metric_title, per_seed, ranked_methods
+from dml.results import (
+    EMBEDDINGS,
+    HEADLINE_METRICS,
+    Results,
+    estimate,
+    failure_reason,
+    metric_title,
+    per_seed,
+    ranked_methods,
+)
 from dml.tabulation import MISSING, Cell, percent, presented
 
 TITLE = "Published and measured"
@@ -22,7 +31,7 @@ def build(results: Results) -> pd.DataFrame:
 
     `within` is "both" if neither interval's half width is smaller than the difference, "one" if only one of the values
     has an interval and that holds, "no" if it does not hold, empty without any interval. `difference` and `within` are
-    empty where `reason` says why the values are not comparable.
+    empty where `reason` says why the values are not comparable; `failure` says why there is no value of ours.
     """
     rows = []
     p = results.published
@@ -39,11 +48,13 @@ def build(results: Results) -> pd.DataFrame:
                     if method in values:
                         mean, half_width, n = estimate(results, method, values[method])
                     ours = {"ours": mean, "ours_half_width": half_width, "n": n}
+                    ours["failure"] = "" if n else failure_reason(results, dataset, method)
                     rows.append(_row(row, ours))
     types = {
         "dataset": object, "embedding": object, "method": object, "metric": object, "published": float,
         "published_half_width": float, "ours": float, "ours_half_width": float, "n": "Int64", "difference": float,
-        "within": object, "reason": object, "source": object, "note": object,
+        "within": object, "reason": object, "failure": object, "source": object,
+        "note": object,
     }  # fmt: skip
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 
@@ -98,7 +109,7 @@ def _cells(value: pd.Series) -> dict[str, str | Cell]:
     sign = "+" if value["difference"] > 0 else ""
     return {
         "Paper": percent(value["published"], value["published_half_width"]),
-        "Ours": percent(value["ours"], value["ours_half_width"]),
+        "Ours": "failed" if value["failure"] else percent(value["ours"], value["ours_half_width"]),
         "Difference": Cell(sign + percent(value["difference"]), mark=WITHIN[value["within"]]),
     }
 

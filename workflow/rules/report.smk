@@ -2,11 +2,29 @@
 
 TABLES = plugins.names("tables")
 FIGURES = plugins.names("figures")
+# How `snakemake --report` shows them: a table that is not named here stands with those of accuracy, and of one without a
+# text of its own something general is said. All have one label: of a second with two values, Snakemake makes a switch.
+TABLES_ABOUT = {
+    "hyperparameters": "Search",
+    "failures": "Failures",
+    "costs": "Provenance",
+    "runs": "Provenance",
+}
+CAPTIONS = {
+    (kind, name): next(
+        str(path)
+        for path in (Path(workflow.basedir, "workflow", "report", kind, f"{text}.rst") for text in (name, "other"))
+        if path.exists()
+    )
+    for kind in ("tables", "figures")
+    for name in plugins.names(kind)
+}
 OTHER_RESULTS = [
     "trials.csv",
     "curves.csv",
     "runs.csv",
     "best.csv",
+    "costs.csv",
     "published.csv",
     "study.json",
 ]
@@ -51,7 +69,16 @@ rule tables:
         metrics=rules.collect.output.metrics,
         others=rules.collect.output.others,
     output:
-        csv=[f"{REPORT}/tables/{table}.csv" for table in TABLES],
+        csv=[
+            report(
+                f"{REPORT}/tables/{table}.csv",
+                category="Tables",
+                subcategory=TABLES_ABOUT.get(table, "Accuracy"),
+                labels={"table": plugins.literal("tables", table, "TITLE")},
+                caption=CAPTIONS["tables", table],
+            )
+            for table in TABLES
+        ],
         other=[f"{REPORT}/tables/{table}.{form}" for table in TABLES for form in ("md", "tex")],
     log:
         f"{LOGS}/tables.log",
@@ -69,7 +96,15 @@ rule figures:
         metrics=rules.collect.output.metrics,
         others=rules.collect.output.others,
     output:
-        svg=[f"{REPORT}/figures/{figure}.svg" for figure in FIGURES],
+        svg=[
+            report(
+                f"{REPORT}/figures/{figure}.svg",
+                category="Figures",
+                labels={"figure": plugins.literal("figures", figure, "TITLE")},
+                caption=CAPTIONS["figures", figure],
+            )
+            for figure in FIGURES
+        ],
         pdf=[f"{REPORT}/figures/{figure}.pdf" for figure in FIGURES],
     log:
         f"{LOGS}/figures.log",
@@ -119,7 +154,12 @@ rule report:
         figures=rules.figures.output,
         galleries=[f"{RESULTS}/{dataset}/gallery.json" for dataset in DATASETS],
     output:
-        f"{REPORT}/index.html",
+        report(
+            f"{REPORT}/index.html",
+            category="Page",
+            labels={"page": "Everything in one page"},
+            caption="../report/page.rst",
+        ),
     log:
         f"{LOGS}/report.log",
     localrule: True
