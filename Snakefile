@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-from dml.progress import watch
+from workflow.progress import watch
 
 min_version("9.0")
 watch()
@@ -23,6 +23,7 @@ rule all:
     default_target: True
     input:
         f"{REPORT}/index.html",
+        plan=rules.plan.output,
         tables=rules.tables.output,
         figures=rules.figures.output,
         results=rules.collect.output,
@@ -34,4 +35,5 @@ rule all:
 rule search:
     input:
         all_of_the_search(),
+        plan=rules.plan.output,
     localrule: True

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -36,7 +38,24 @@ def project(tmp_path_factory):
 def test_progress_names_the_remaining_time(project):
     before, after = project.output.split("(Rule: train_final)", 1)
     assert " left" not in before  # the steps before a training say nothing of its time
-    assert re.search(r"\d+ of \d+ steps \(\d+%\) done\nabout \d+ (s|min) left", after)
+    line = r"trainings: (\d+) of 24, [\d.]+ an? \w+, about \d+ (?:s|min) left"
+    told = [int(done) for done in re.findall(r"\d+ of \d+ steps \(\d+%\) done\n" + line, after)]
+    assert told[0] == 4 and told == sorted(told)  # a job trains the 4 folds of one of 2 seeds of 3 methods
+    assert "trainings: 24 of 24, about " in after
+
+
+def test_a_finished_study_says_that_it_is_complete(project):
+    command = [sys.executable, "-m", "dml.progress", "results/smoke"]
+    answer = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
+    assert [" ".join(line.split()) for line in answer.stdout.splitlines()] == [
+        "data set method search final failed",
+        "glyphs pretrained 4 of 4 8 of 8",
+        "glyphs contrastive 8 of 8 8 of 8",
+        "glyphs circle 8 of 8 8 of 8",
+        "in all 20 of 20 24 of 24",
+        "",
+        "complete: all 44 trainings are done and measured",
+    ]
 
 
 def test_the_targets_files_are_not_listed(project):
@@ -160,7 +179,7 @@ def with_toys(project):
 def test_a_new_loss_runs_only_its_own_jobs_and_the_report(with_toys):
     jobs = Counter(job["rule"] for job in with_toys.toy_plan)
     of_toys = {"propose": 2, "train_trial": 2, "select": 1, "train_final": 2, "embed": 2, "measure": 2}
-    report = {"collect": 1, "tables": 1, "figures": 1, "gallery": 1, "report": 1}
+    report = {"plan": 1, "collect": 1, "tables": 1, "figures": 1, "gallery": 1, "report": 1}
     assert jobs == {rule: 2 * count for rule, count in of_toys.items()} | report
     assert {job["wildcards"].get("method") for job in with_toys.toy_plan} == {"toy", "toy_nan", None}
     now = with_toys.files("results")

@@ -1,6 +1,27 @@
 # From archives or a folder of images to packed pixels. Trainval and test are packed by different jobs.
 
 
+# First of all: `python -m dml.progress` tells from it how far the study is.
+rule plan:
+    output:
+        f"{RESULTS}/plan.json",
+    log:
+        f"{LOGS}/plan.log",
+    localrule: True
+    conda:
+        ENVIRONMENT
+    priority: 1
+    params:
+        datasets=DATASETS,
+        methods=METHODS,
+        trials=[STUDY.trials(method) for method in METHODS],
+        folds=PROTOCOL.folds,
+        seeds=PROTOCOL.seeds,
+    shell:
+        "python -m dml.stages.plan --datasets {params.datasets:q} --methods {params.methods:q} --trials {params.trials:q}"
+        " --folds {params.folds} --seeds {params.seeds} --output {output:q} 2> {log:q}"
+
+
 rule fetch:
     output:
         images=f"{DATA}/{{dataset}}/images.csv",
