@@ -58,7 +58,7 @@ def read_plan(results: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     studies = [str(plan.parent) for plan in sorted(results.glob("*/plan.json"))]
     if studies:
-        raise ValueError(f"{results} holds several studies; name the folder of one: {', '.join(studies)}")
+        raise ValueError(f"{results} is no study's folder; name one of: {', '.join(studies)}")
     raise ValueError(
         f"{path} is not there: expected is the folder of a study's results, results/NAME. A run writes that file first "
         "of all; alone it is made by: snakemake --cores 1 results/NAME/plan.json --config study=NAME"

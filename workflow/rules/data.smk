@@ -7,10 +7,10 @@ rule plan:
         f"{RESULTS}/plan.json",
     log:
         f"{LOGS}/plan.log",
+    priority: 1
     localrule: True
     conda:
         ENVIRONMENT
-    priority: 1
     params:
         datasets=DATASETS,
         methods=METHODS,
