@@ -288,9 +288,7 @@ def test_a_folder_without_a_plan_is_an_error_that_says_what_to_do(tmp_path):
     for name in ("birds", "cars"):
         (tmp_path / name).mkdir()
         plan.main([name], ["searched"], [3], 2, 2, tmp_path / name / "plan.json")
-    with pytest.raises(
-        ValueError, match=f"holds several studies; name the folder of one: {tmp_path}/birds, {tmp_path}"
-    ):
+    with pytest.raises(ValueError, match=f"is no study's folder; name one of: {tmp_path}/birds, {tmp_path}"):
         report(tmp_path, NOW)
 
 
