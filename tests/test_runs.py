@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,3 +267,49 @@ def test_what_is_no_json_is_refused_and_the_file_before_stays(tmp_path, value):
         write_json(tmp_path / "x.json", {"a": [value]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from dml.protocol import Protocol
+from dml.runs import Data, run_fold
+from dml.trial import Trial
+
+torch.ones(2).sum()
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20,) * 2)
+protocol, trial = Protocol.load(Path(sys.argv[1])), Trial.load(Path(sys.argv[2]))
+run_fold(trial, protocol, Data("stripes", Path(sys.argv[3]), Path(sys.argv[4]), None), 0, ("search", 0), "cpu", 1)
+"""
+
+
+def test_where_memory_ends_the_error_says_for_what_and_what_to_lower(tmp_path, protocol, stripes_data):
+    protocol.model_copy(update={"batch_size": 60_000}).save(tmp_path / "protocol.yaml")
+    TRIAL.save(tmp_path / "trial.yaml")
+    files = [tmp_path / "protocol.yaml", tmp_path / "trial.yaml", stripes_data.trainval, stripes_data.folds]
+    answer = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, *files],
+        cwd=Path(runs.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stderr.splitlines()[-1] == (
+        "ValueError: out of memory on cpu with batches of 60000 images of 16 x 16 pixels in convnet: lower batch_size "
+        "or crop_size in the study, or trainings_per_gpu in config.yaml, or give the job more memory (mem_mb)"
+    )
+
+
+def test_a_gpu_s_memory_is_named_alike_and_other_errors_stay_what_they_are(data, protocol, monkeypatch):
+    def train_as(error):
+        monkeypatch.setattr(runs, "train", lambda *_: (_ for _ in ()).throw(error))
+        run_fold(TRIAL, protocol, data, 0, ("search", 0), "cpu", 1)
+
+    with pytest.raises(ValueError, match="out of memory on cpu with batches of 12 images of 16 x 16 pixels in convnet"):
+        train_as(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train_as(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -122,7 +122,7 @@ def test_a_truncated_file_is_noticed_and_made_again(finished, undisturbed, damag
     (seed / made_of_it).unlink()
     failed = run(finished, fails=True)
     assert f"{damaged}: damaged" in failed and "run the same command again" in failed
-    run(finished)
+    run(finished, f"{RUN}/seeds/0/{damaged}", f"{RUN}/seeds/0/{made_of_it}")  # every file is a target of a whole study
     assert (seed / damaged).read_bytes() == whole
     assert numbers(finished) == numbers(undisturbed)
 
