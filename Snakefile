@@ -1,5 +1,9 @@
 """Deep metric learning under one fair protocol: download, search, final runs, metrics, report. See README.md."""
 
+import os
+import sys
+
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import min_version
 
 from workflow.progress import watch
@@ -9,6 +13,18 @@ watch()
 
 
 configfile: f"{workflow.basedir}/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+# The image is named only where jobs run in it, so that no file made elsewhere is said to come from it.
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    IMAGE = os.path.relpath(f"{workflow.basedir}/envs/dml.sif")
+    if not os.path.exists(IMAGE):
+        sys.exit(f"error: {IMAGE}: no such file: build the image first, as envs/README.md says")
+
+    container: IMAGE
 
 
 include: "workflow/rules/common.smk"

@@ -1,5 +1,6 @@
 """The real workflow: plans, a whole study from empty folder to report, what is made again when, and no early look."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -125,16 +126,36 @@ def test_the_report_and_its_parts_are_there(project):
             assert {f"{kind}/{name}.{form}" for form in forms} <= made
 
 
+def test_snakemakes_own_report_has_page_tables_and_figures_with_captions(project):
+    project.snakemake("--report", "report.html")
+    report = (project.folder / "report.html").read_text()
+    results = json.loads(re.search(r"var results = (\{.*\});", report)[1])
+    made = {f"reports/smoke/{file}" for file in project.files("reports/smoke")}
+    assert set(results) == {file for file in made if file.endswith((".csv", ".svg", ".html"))}
+    assert all(result["caption"] and "mailto:" not in result["caption"] for result in results.values())
+    assert all(len(result["labels"]) == 1 for result in results.values())  # a second may become a switch, which breaks
+    assert "one protocol for" in report
+    assert not re.search(r"<(script|link|img|iframe)[^>]* (src|href)=[\"']?https?:", report)
+
+
 def test_a_second_run_does_nothing(project):
     assert "Nothing to be done" in project.snakemake("--cores", "all")
 
 
+TIMES = ("costs", "runs")
+
+
+def results_without_times(project):
+    """The metrics, and all tables but those that say how long everything took."""
+    tables = {path: text for path, text in project.files("reports/smoke/tables").items() if path.stem not in TIMES}
+    return tables | {"metrics": project.files("results")[Path("smoke/metrics.csv")]}
+
+
 def test_results_made_again_are_the_same_bytes(project):
-    before = project.files("reports/smoke/tables") | {"metrics": project.files("results")[Path("smoke/metrics.csv")]}
+    before = results_without_times(project)
     shutil.rmtree(project.folder / "results")
     project.snakemake("--cores", "all", config=["folds_per_job=1"])  # how trainings are cut into jobs changes nothing
-    after = project.files("reports/smoke/tables") | {"metrics": project.files("results")[Path("smoke/metrics.csv")]}
-    assert before == after
+    assert before == results_without_times(project)
     assert "Nothing to be done" in project.snakemake("--cores", "all")
 
 
