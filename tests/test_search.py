@@ -99,7 +99,8 @@ def test_nothing_to_search_is_one_empty_setting():
 def fold(k, score, failure=None, trial=0, parameters=None, code="c0de"):
     return {"fold": k, "score": score, "best_step": 10, "steps": 20, "failure": failure, "seconds": 1.0,
             "trial": trial, "parameters": parameters or {"margin": 0.5}, "curve": [],
-            "made_by": {"code": code, "data": "d"}, "provenance": {"device_type": "cpu", "threads": 2, "host": "h"}}  # fmt: skip
+            "made_by": {"code": code, "data": "d"},
+            "provenance": {"device_type": "cpu", "threads": 2, "host": "h"}}  # fmt: skip
 
 
 def test_a_trial_scores_the_mean_of_its_folds():
