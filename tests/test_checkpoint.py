@@ -276,7 +276,8 @@ def stage(tmp_path, stripes_data, protocol):
         outputs = [tmp_path / folder / f"fold{k}.json" for k in range(3)]
         command = [
             *before, sys.executable, "-m", "dml.stages.train_trial", "--study", tmp_path / "study.yaml",
-            "--dataset", "stripes", "--number", "0", "--trial", tmp_path / "trial.yaml", "--trainval", f"{stripes_data.trainval}.sha256",
+            "--dataset", "stripes", "--number", "0", "--trial", tmp_path / "trial.yaml",
+            "--trainval", f"{stripes_data.trainval}.sha256",
             "--folds", stripes_data.folds, "--weights", "--device", "cpu", "--threads", "1", "--fold", "0", "1", "2",
             "--output", *outputs,
         ]  # fmt: skip
