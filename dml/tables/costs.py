@@ -58,12 +58,17 @@ def _columns(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _hours(own: pd.DataFrame, block: pd.DataFrame, columns: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """The sums of one row, with as many decimals as give the block's sum three digits."""
+    """The sums of one row, with as many decimals as give the block's sum four digits."""
     cells = {}
     for unit, stage in columns:
         of_unit = own[own["unit"] == unit]
         chosen = of_unit if stage == ALL else of_unit[of_unit["stage"].map(STAGES) == stage]
         total = block.loc[block["unit"] == unit, "hours"].sum()
-        decimals = min(max(2 - math.floor(math.log10(total)), 0), 5) if total else 0
-        cells[unit, stage] = f"{chosen['hours'].sum():.{decimals}f}" if len(chosen) else MISSING
+        cells[unit, stage] = _rounded(chosen["hours"].sum(), total) if len(chosen) else MISSING
     return cells
+
+
+def _rounded(hours: float, total: float) -> str:
+    decimals = min(max(3 - math.floor(math.log10(total)), 0), 5)
+    least = 10.0**-decimals
+    return f"< {least:.{decimals}f}" if 0 < hours < least / 2 else f"{hours:.{decimals}f}"

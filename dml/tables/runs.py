@@ -11,8 +11,8 @@ TITLE = "What made every number"
 CAPTION = (
     "One row for each method and seed, its folds from the first to the last: separated MAP@R of each model on the test "
     "classes in percent, seconds of its training, and how often that went on after an interruption. The CSV file has "
-    "one row for each model, and also its setting, random seed, versions, memory, and the fingerprints of data, "
-    "weights, code, model and embeddings."
+    "one row for each model, and also its setting, random seed, versions, threads, memory, and the fingerprints of "
+    "search, data, weights, code, model and embeddings."
 )
 COLUMNS = [
     "dataset", "method", "seed", "fold", "map_at_r", "trial", "search", "parameters", "random_seed", "commit", "code",
@@ -37,14 +37,14 @@ def build(results: Results) -> pd.DataFrame:
 
 def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """One row for each method and seed, one block for each data set."""
-    names = ["Method", "Seed", "Trial", "Search", "MAP@R", "Seconds", "Resumed", "Commit", "Hardware"]
+    names = ["Method", "Seed", "Trial", "MAP@R", "Seconds", "Resumed", "Commit", "Device", "Host"]
     rows, headings = [], []
     for (dataset, method, seed), folds in table.groupby(["dataset", "method", "seed"], sort=False):
         row = {"Method": results.methods[method], "Seed": str(seed), "MAP@R": _values(folds)}
-        row |= {title: _distinct(folds[title.lower()]) for title in ("Trial", "Search", "Commit")}
+        row |= {title: _distinct(folds[title.lower()]) for title in ("Trial", "Commit", "Device")}
         row |= {"Seconds": ", ".join(f"{seconds:.0f}" for seconds in folds["seconds"])}
         row |= {"Resumed": str(folds["resumed"].sum() or MISSING)}
-        row |= {"Hardware": _distinct(folds.apply(_hardware, axis=1))}
+        row |= {"Host": _distinct(folds["host"].str.split(".").str[0])}
         rows.append(row)
         headings.append(results.datasets[dataset])
     return presented(rows, headings, names)
@@ -59,8 +59,3 @@ def _values(folds: pd.DataFrame) -> str | Cell:
 
 def _distinct(values: pd.Series) -> str:
     return ", ".join(dict.fromkeys(values.astype(str)))
-
-
-def _hardware(run: pd.Series) -> str:
-    threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
-    return f"{run['host']}: {run['device']}, {threads}"
