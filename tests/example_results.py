@@ -30,8 +30,8 @@ PROVENANCE = {
     "search": "ab12ab12ab12ab12", "commit": "0123456789ab", "code": "c0dec0dec0dec0de", "device": "A <fast> processor",
     "device_type": "cpu", "host": "a-host.example.org", "threads": 2, "trial": 4, "random_seed": 2**62 + 1,
     "resumed": 0, "peak_memory_mb": 900, "embedding_seconds": 9, "measuring_seconds": 4.5,
-    "measuring_code": "3ea53ea53ea53ea5", "model": "30de1" * 12, "embeddings": "e3bed" * 12, "torch": "2.12.0", "python": "3.11.7", "weights": "",
-    "versions": "faiss 1.15.1, numpy 2.4.6",
+    "measuring_code": "3ea53ea53ea53ea5", "model": "30de1" * 12, "embeddings": "e3bed" * 12, "torch": "2.12.0",
+    "python": "3.11.7", "weights": "", "versions": "faiss 1.15.1, numpy 2.4.6",
 }  # fmt: skip
 
 
