@@ -10,6 +10,7 @@ from typing import Any
 from dml import published
 from dml.files import whole
 from dml.protocol import Protocol
+from dml.record import read_json
 from dml.search import Selected
 from dml.study import Method, Study
 
@@ -41,7 +42,7 @@ def collect(
     `papers` is the folder of papers' numbers; the one that the study names is put beside its own.
     ValueError if results of different code, data, weights or protocol would stand in one table.
     """
-    seeds = [json.loads(path.read_text()) for path in measured]
+    seeds = [read_json(path) for path in measured]
     searches = {(selected.dataset, selected.method): selected for selected in map(Selected.load, best)}
     refuse_mixtures(seeds, measured, searches)
     runs = [run for seed in seeds for run in _run_rows(seed, searches[seed["dataset"], seed["method"]])]
@@ -75,7 +76,7 @@ def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path], searches: Mapp
                 )
             facts = [*record["made_by"].items(), *search.made_by.items()]
             facts += [("test", seed["test"]), ("metrics", seed["code"]), ("setting", record["trial_fingerprint"])]
-            facts += [("metrics", embedded["code"]) for embedded in seed["embedded"]]
+            facts += [("embeddings", embedded["code"]) for embedded in seed["embedded"]]
             for what, value in facts:
                 of_dataset = seed["dataset"] if what in ("data", "test", "setting") else None
                 of_method = seed["method"] if what in ("method", "setting") else None
@@ -143,7 +144,7 @@ def _curve_rows(seed: dict) -> Iterable[dict]:
 
 
 def _trial_rows(history: Path) -> Iterable[dict]:
-    search = json.loads(history.read_text())
+    search = read_json(history)
     for trial in search["trials"]:
         identity = {"dataset": search["dataset"], "method": search["method"], "trial": trial["number"]}
         parameters = json.dumps(trial["parameters"], sort_keys=True)

@@ -14,7 +14,7 @@ from dml.images import PackedImages
 from dml.measuring import measure
 from dml.neighbours import Neighbours, neighbours
 from dml.protocol import Protocol
-from dml.record import evaluation_code, provenance, read_json, write_json
+from dml.record import embedding_code, evaluation_code, provenance, read_json, write_json
 from dml.seeds import derive_seed
 
 
@@ -49,7 +49,7 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
         "sha256": write_bytes(output, buffer.getvalue()),
         "model": record["model"],
         "test": images.fingerprint,
-        "code": evaluation_code(),
+        "code": embedding_code(),
         "seconds": round(time.monotonic() - started, 3),
         "provenance": provenance(device),
     }
@@ -75,10 +75,10 @@ def measure_seed(
     images = PackedImages.open(test)
     embedded = [read_json(path.with_suffix(".json")) for path in embeddings]
     for path, made, record in zip(embeddings, embedded, records, strict=True):
-        expected = {"model": record["model"], "test": images.fingerprint, "code": evaluation_code()}
+        expected = {"model": record["model"], "test": images.fingerprint, "code": embedding_code()}
         for what, value in expected.items():
             if made[what] != value:
-                raise ValueError(f"{path}: made with another {what} than its metrics; delete it and run again")
+                raise ValueError(f"{path}: of another {what} than the one that is there now; delete it and run again")
     seed, root = records[0]["seed"], records[0]["protocol"]["seed"]
     failures = [f"fold {r['fold']}: {r['failure']}" for r in records if r["failure"] is not None]
     rows, queries = [], {}

@@ -13,10 +13,10 @@ from dml import plugins
 from dml.files import set_aside, whole
 from dml.protocol import TRAINING_CODE
 
-EVALUATION_CODE = [
-    Path(__file__).parent / f"{name}.py"
-    for name in ("augmentation", "embedding", "evaluation", "images", "measuring", "model", "neighbours")
+EMBEDDING_CODE = [
+    Path(__file__).parent / f"{name}.py" for name in ("augmentation", "embedding", "evaluation", "images", "model")
 ]
+EVALUATION_CODE = [*EMBEDDING_CODE, *(Path(__file__).parent / f"{name}.py" for name in ("measuring", "neighbours"))]
 PACKAGES = ("torch", "numpy", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")
 
 
@@ -64,6 +64,11 @@ def commit() -> str:
 def training_code() -> str:
     """A hash of the code that every search and training runs through."""
     return plugins.code_hash(TRAINING_CODE)
+
+
+def embedding_code() -> str:
+    """A hash of the code that leads from a finished model to its embeddings, but for the trunk's."""
+    return plugins.code_hash(EMBEDDING_CODE)
 
 
 def evaluation_code() -> str:

@@ -346,7 +346,7 @@ CHANGES = {
     "trunk": lambda values: values["records"][1]["made_by"].update(trunk="other"),
     "method": lambda values: values["records"][1]["made_by"].update(method="other"),
     "metrics": lambda values: values.update(code="other"),
-    "metrics of embeddings": lambda values: values["embedded"][1].update(code="other"),
+    "embeddings": lambda values: values["embedded"][1].update(code="other"),
     "data": lambda values: values["records"][1]["made_by"].update(data="other"),
     "weights": lambda values: values["records"][1]["made_by"].update(weights="other"),
     "protocol": lambda values: values["records"][1]["made_by"].update(protocol="other"),
@@ -362,7 +362,6 @@ def test_results_of_different_origin_are_refused_and_named(made, what):
     with pytest.raises(ValueError) as raised:
         made.collect()
     message = str(raised.value)
-    what = what.split()[0]
     first = made.measured[2 if what in ("setting", "method") else 0]  # these are compared within a method
     assert "\n" not in message
     assert message.startswith(f"{made.measured[number]}: made with other {what} than {first}; ")

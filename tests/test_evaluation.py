@@ -18,7 +18,7 @@ from dml.gallery import THUMBNAIL, gallery, thumbnail
 from dml.images import PackedImages
 from dml.model import Model, save_model
 from dml.protocol import Weights
-from dml.record import evaluation_code, write_json
+from dml.record import embedding_code, write_json
 from dml.stages.gallery import main as write_gallery
 
 FOLDS = 3
@@ -28,7 +28,7 @@ def write_embeddings(file, array, test):
     """As `embed_test` leaves them, of a model whose checksum is `model` followed by the file's name."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    made = {"sha256": write_bytes(file, buffer.getvalue()), "model": f"model {file.stem}", "code": evaluation_code()}
+    made = {"sha256": write_bytes(file, buffer.getvalue()), "model": f"model {file.stem}", "code": embedding_code()}
     write_json(file.with_suffix(".json"), made | {"test": test.fingerprint, "seconds": 1.0, "provenance": {}})
 
 
@@ -122,7 +122,7 @@ def test_embeddings_say_what_made_them(tmp_path, stripes_data, held_out, protoco
     embed_test(tmp_path / "model.safetensors", record, stripes_data.test, tmp_path / "e.npy", "cpu", threads=1)
     made = json.loads((tmp_path / "e.json").read_text())
     assert made["sha256"] == hashlib.sha256((tmp_path / "e.npy").read_bytes()).hexdigest()
-    assert (made["model"], made["test"], made["code"]) == (record["model"], held_out.fingerprint, evaluation_code())
+    assert (made["model"], made["test"], made["code"]) == (record["model"], held_out.fingerprint, embedding_code())
     assert made["seconds"] > 0 and made["provenance"]["device_type"] == "cpu"
     assert (load_embeddings(tmp_path / "e.npy") == np.load(tmp_path / "e.npy")).all()
 
@@ -263,7 +263,7 @@ def test_embeddings_of_another_model_images_or_code_are_refused(tmp_path, stripe
     files, _ = embeddings
     made = json.loads(files[2].with_suffix(".json").read_text())
     write_json(files[2].with_suffix(".json"), made | {what: "another"})
-    with pytest.raises(ValueError, match=f"embeddings2.npy: made with another {what} than its metrics; delete it"):
+    with pytest.raises(ValueError, match=f"embeddings2.npy: of another {what} than .*; delete it"):
         measure_seed(files, records, stripes_data.test, tmp_path / "m.json", tmp_path / "q.npz")
     assert files[2].exists() and not (tmp_path / "m.json").exists()
 

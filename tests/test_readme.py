@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dml import plugins, schemas
 
@@ -53,11 +52,3 @@ def test_named_studies_targets_and_folders_exist():
 @pytest.mark.parametrize("path", schemas.files())
 def test_written_from_the_models(path):
     assert (ROOT / path).read_text() == schemas.files()[path], "write it anew: python -m dml.schemas"
-
-
-def test_conda_and_pip_install_the_same():
-    lock = [
-        line for line in (ROOT / "envs/requirements.txt").read_text().splitlines() if not line.lstrip().startswith("#")
-    ]
-    *_, pip = yaml.safe_load((ROOT / "envs/environment.yaml").read_text())["dependencies"]
-    assert pip["pip"] == lock

@@ -9,7 +9,7 @@ from pathlib import Path
 from dml import plugins, protocol
 from dml.downloading import mirrors_from
 from dml.published import check_counterpart, given_hyperparameters, origin_of
-from dml.record import evaluation_code
+from dml.record import embedding_code, evaluation_code
 from dml.settings import Settings
 from dml.study import load_study, own_images, own_name, study_path
 

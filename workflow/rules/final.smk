@@ -49,10 +49,7 @@ rule embed:
     resources:
         gpu=GPUS,
     params:
-        code=[
-            PROTOCOL.trunk_code(),
-            code_of("augmentation", "embedding", "evaluation", "images", "model"),
-        ],
+        code=[PROTOCOL.trunk_code(), embedding_code()],
     shell:
         "python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
         " --threads {threads} --output {output.embeddings:q} 2> {log:q}"
