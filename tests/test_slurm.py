@@ -1,0 +1,309 @@
+"""The SLURM profile on a real SLURM: a study from end to end, and jobs that are ended in every way a cluster knows.
+
+Each study ends with the numbers of one that ran without a cluster and was left alone. The cluster is that of
+`slurm_cluster.py`, which `.ci/run` starts; without it all is skipped, and no other cluster is ever touched.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+import yaml
+from project import Project
+
+on_the_cluster = pytest.mark.skipif(
+    not slurm_cluster.answers(), reason="no test cluster: start one as root with `python tests/slurm_cluster.py start`"
+)
+STUDY = "tests/studies/cluster.yaml"
+RESULTS = Path("results/cluster")
+METRICS = RESULTS / "metrics.csv"
+SEED = "cluster/glyphs/contrastive/seeds/0"  # below results/ and logs/: the run that is disturbed
+PROFILE = Path("workflow/profiles/slurm")
+SNAKEMAKE = Path(sys.executable).parent / "snakemake"
+PATIENCE = 300  # seconds, for each step
+
+# Python reads this at its start. In a folder with the file `hold`, one training stops like a process that hangs, when
+# the state of its first validation is there and that of the second is about to take its place.
+HOLD = """
+import os, pathlib, signal, sys
+
+here = pathlib.Path(__file__).parent
+states = []
+
+
+def hold(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(".state"):
+        states.append(arguments[1])
+        if len(states) == 2:
+            (here / "hold").unlink()
+            (here / "held").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+if "dml.stages.train_final" in sys.orig_argv and (here / "hold").exists():
+    sys.addaudithook(hold)
+"""
+
+
+class Run:
+    """A copy of a project that is run on the cluster; `profile` is what a user writes into the profile's file."""
+
+    processes = []  # of all runs
+
+    def __init__(self, project, folder, profile, hold=False):
+        self.folder = folder
+        shutil.copytree(project.folder, folder)
+        file = folder / PROFILE / "config.yaml"
+        settings = yaml.safe_load(file.read_text())
+        profile(settings)
+        file.write_text(yaml.safe_dump(settings))
+        self.log = folder / "run.log"
+        if hold:
+            (folder / "sitecustomize.py").write_text(HOLD)
+            (folder / "hold").touch()
+
+    def start(self, first_wait=1):
+        """Snakemake waits so many seconds before it asks for the jobs, then 10 more each time until one has ended."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "DML_"))}
+        command = [SNAKEMAKE, "--workflow-profile", PROFILE, METRICS]
+        command += ["--slurm-init-seconds-before-status-checks", str(first_wait)]
+        command += ["--config", f"study={STUDY}"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        self.processes.append(self.process)
+        return self
+
+    def finish(self):
+        code = self.process.wait(PATIENCE)
+        assert code == 0, self.log.read_text()[-6000:]
+        return self
+
+    def name(self):
+        """What SLURM calls the jobs of this run."""
+        return re.search(r"SLURM run ID: (\S+)", self.log.read_text())[1]
+
+    def jobs(self):
+        """What SLURM knows of the jobs so far, in the order in which they were submitted."""
+        ids = slurm("squeue", "--noheader", "--states=all", "--format=%i", "--sort=i", "--name", self.name()).split()
+        texts = [slurm("scontrol", "--oneliner", "show", "job", id) for id in ids]
+        return [dict(re.findall(r"(\w+)=(\S*)", text)) for text in texts]
+
+    def states(self):
+        return [job["JobState"] for job in self.jobs()]
+
+    def held(self):
+        """Wait for the training that stands still; gives its job."""
+        file = self.folder / "held"
+        wait_for(lambda: file.exists() and stands_still(int(file.read_text() or 0)), self)
+        (job,) = [job for job in self.jobs() if job["JobState"] == "RUNNING"]
+        return job
+
+    def metrics(self):
+        return (self.folder / METRICS).read_bytes()
+
+    def went_on(self):
+        """Whether the disturbed training began where it was ended."""
+        log = (self.folder / "logs" / SEED / "train.log").read_text()
+        return "goes on from step" in log
+
+
+def slurm(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def wait_for(condition, run=None):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        alive = run is None or run.process.poll() is None
+        assert alive and time.monotonic() < end, run and run.log.read_text()[-6000:]
+        time.sleep(0.1)
+
+
+def stands_still(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def gpu_rules(settings):
+    return [settings["set-resources"][rule] for rule in ("train_trial", "train_final", "embed", "measure")]
+
+
+def in_partitions(settings):
+    """As the profile asks for it: a partition for each kind of job. And several trials in a submission, and seeds."""
+    settings["default-resources"]["slurm_partition"] = "cpu"
+    for rule in gpu_rules(settings):
+        rule["slurm_partition"] = "gpu"
+    settings["group-components"] = {"trials_{trial}": 2, "seeds": 2}
+
+
+def undisturbed(project, folder):
+    return Run(project, folder, in_partitions).start(first_wait=7).finish()
+
+
+def over_time(project, folder):
+    """A training that hangs, until its submission has used up its minute."""
+
+    def minutes(settings):
+        for rule, runtime in zip(gpu_rules(settings)[1:], ["1 if attempt == 1 else 10", 0, 0], strict=True):
+            rule["runtime"] = runtime
+
+    run = Run(project, folder, minutes, hold=True).start(first_wait=9)
+    assert run.held()["TimeLimit"] == "00:01:00"
+    return run.finish()
+
+
+def out_of_memory(project, folder):
+    def memory(settings):
+        for rule in gpu_rules(settings):
+            rule["mem_mb"] = "300 * attempt ** 3"
+
+    return Run(project, folder, memory).start().finish()
+
+
+def cancelled(project, folder):
+    run = Run(project, folder, lambda settings: None, hold=True).start()
+    slurm("scancel", run.held()["JobId"])
+    return run.finish()
+
+
+def node_lost(project, folder):
+    """The power of a node fails: its processes are gone at once, and SLURM says so later."""
+
+    def fragile(settings):
+        for rule in gpu_rules(settings):
+            rule["slurm_partition"] = "fragile"
+
+    run = Run(project, folder, fragile, hold=True).start()
+    job = run.held()
+    node = job["NodeList"]
+    slurm_cluster.kill_node(node, job["JobId"])
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        return run.finish()
+    finally:
+        slurm_cluster.start_node(node)
+
+
+def snakemake_killed(project, folder):
+    """As the README has it: the old run's jobs are cancelled, the folder unlocked, the same command given again."""
+    run = Run(project, folder, lambda settings: None, hold=True).start()
+    run.held()
+    run.process.kill()
+    run.process.wait()
+    run.left = run.states()
+    slurm("scancel", "--name", run.name())
+    wait_for(lambda: run.states() == ["CANCELLED"])
+    arguments = [SNAKEMAKE, "--unlock", "--config", f"study={STUDY}"]
+    subprocess.run(arguments, cwd=run.folder, check=True, capture_output=True)
+    return run.start().finish()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All studies, side by side: name -> the run or what went wrong; `metrics` are those without a cluster."""
+    folder = tmp_path_factory.mktemp("slurm")
+    local = Project(folder / "local")
+    local.snakemake("--cores", "2", METRICS, study=STUDY)
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        found = {"undisturbed": pool.submit(undisturbed, Project(folder / "fresh"), folder / "undisturbed")}
+        template = Run(local, folder / "template", lambda settings: None)
+        shutil.rmtree(template.folder / "results" / SEED)
+        (template.folder / METRICS).unlink()
+        for disturb in (over_time, out_of_memory, cancelled, node_lost, snakemake_killed):
+            found[disturb.__name__] = pool.submit(disturb, template, folder / disturb.__name__)
+        try:
+            yield {"metrics": (local.folder / METRICS).read_bytes()} | found
+        finally:
+            for process in Run.processes:
+                process.kill()
+
+
+def test_a_study_becomes_few_submissions(tmp_path):
+    """A submission trains all folds of a trial, or is all of a seed; also where several trials are put together."""
+    project = Project(tmp_path)
+    for components in (1, 2):
+        arguments = ["--workflow-profile", PROFILE, "--group-components", f"trials_{{trial}}={components}", "seeds=1"]
+        planned = project.snakemake("-n", *arguments)
+        groups = re.findall(r"^\[.*\] Group job (.*) \(", planned, re.MULTILINE)
+        # two methods with a trial 0 and a trial 1, and one that has only the former
+        trials = {1: ["trials_0"] * 3 + ["trials_1"] * 2, 2: ["trials_0"] * 2 + ["trials_1"]}
+        assert sorted(groups) == ["seeds"] * 6 + trials[components]
+
+
+@on_the_cluster
+def test_a_study_comes_out_as_on_one_machine(runs):
+    run = runs["undisturbed"].result()
+    assert run.metrics() == runs["metrics"]
+    assert set(run.states()) == {"COMPLETED"}
+
+
+@on_the_cluster
+def test_every_job_asks_for_what_it_needs(runs):
+    asked = {}
+    for job in runs["undisturbed"].result().jobs():
+        rules = re.match(r"(?:rule_)?(.*?)_*(?:wildcards_.*)?$", job["Comment"])[1]
+        cpus, memory = re.search(r"cpu=(\d+),mem=(\w+)", job["TRES"]).groups()
+        asked.setdefault(rules, []).append(
+            (job["Partition"], job.get("TresPerJob"), int(cpus), memory, job["TimeLimit"])
+        )
+    # the jobs of a submission run in turn: it takes one GPU, and the sum of their times
+    assert asked == {
+        "pack": [("cpu", None, 1, "4000M", "01:00:00")] * 2,
+        "trials_0_train_trial": [("gpu", "gres:gpu:1", 2, "16000M", "08:00:00")],
+        "seeds_embed_measure_train_final": [("gpu", "gres:gpu:1", 2, "16000M", "11:00:00")],
+    }
+
+
+@on_the_cluster
+def test_a_training_that_reaches_its_time_limit_goes_on(runs):
+    run = runs["over_time"].result()
+    assert run.states() == ["TIMEOUT", "COMPLETED"]
+    assert [job["TimeLimit"] for job in run.jobs()] == ["00:01:00", "00:10:00"]
+    assert run.went_on()
+    assert run.metrics() == runs["metrics"]
+
+
+@on_the_cluster
+def test_a_job_that_exceeds_its_memory_gets_more(runs):
+    run = runs["out_of_memory"].result()
+    assert run.states() == ["FAILED", "COMPLETED"]
+    assert [job["MinMemoryNode"] for job in run.jobs()] == ["300M", "2400M"]
+    logs = (run.folder / "logs/slurm").rglob("*.log")
+    assert any("exceeded memory limit" in log.read_text() for log in logs)
+    assert run.metrics() == runs["metrics"]
+
+
+@on_the_cluster
+def test_a_cancelled_job_goes_on(runs):
+    run = runs["cancelled"].result()
+    assert run.states() == ["CANCELLED", "COMPLETED"]
+    assert run.went_on()
+    assert run.metrics() == runs["metrics"]
+
+
+@on_the_cluster
+def test_a_job_whose_node_is_lost_goes_on_elsewhere(runs):
+    run = runs["node_lost"].result()
+    assert run.states() == ["NODE_FAIL", "COMPLETED"]
+    first, second = run.jobs()
+    assert first["NodeList"] != second["NodeList"]
+    assert run.went_on()
+    assert run.metrics() == runs["metrics"]
+
+
+@on_the_cluster
+def test_a_run_that_is_killed_and_started_again_goes_on(runs):
+    run = runs["snakemake_killed"].result()
+    assert run.left == ["RUNNING"]
+    assert run.states() == ["COMPLETED"]
+    assert run.went_on()
+    assert run.metrics() == runs["metrics"]
