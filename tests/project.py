@@ -26,6 +26,13 @@ class Project:
             else:
                 shutil.copy(ROOT / part, target)
 
+    def copy(self, folder):
+        """The project as it is now, with its data and results, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        copied = Project.__new__(Project)
+        copied.folder = folder
+        return copied
+
     def snakemake(self, *arguments, study=SMOKE, config=(), fails=False):
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "DML_"))}
         answer = subprocess.run(

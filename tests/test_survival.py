@@ -34,10 +34,7 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def finished(undisturbed, tmp_path):
     """A copy of it."""
-    shutil.copytree(undisturbed.folder, tmp_path, symlinks=True, dirs_exist_ok=True)
-    copy = Project.__new__(Project)
-    copy.folder = tmp_path
-    return copy
+    return undisturbed.copy(tmp_path)
 
 
 def numbers(project):

@@ -154,7 +154,11 @@ def results_without_times(project):
 def test_results_made_again_are_the_same_bytes(project):
     before = results_without_times(project)
     shutil.rmtree(project.folder / "results")
-    project.snakemake("--cores", "all", config=["folds_per_job=1"])  # how trainings are cut into jobs changes nothing
+    # how trainings are cut into jobs changes nothing
+    project.snakemake(
+        "--cores", "all", "results/smoke/glyphs/contrastive/seeds/0/metrics.json", config=["folds_per_job=1"]
+    )
+    project.snakemake("--cores", "all")
     assert before == results_without_times(project)
     assert "Nothing to be done" in project.snakemake("--cores", "all")
 
@@ -214,6 +218,17 @@ def test_a_loss_that_is_not_a_number_is_a_failed_row_and_the_study_ends(with_toy
     assert "every trial failed" in best["toy_nan"]["failure"] and "loss nan" in best["toy_nan"]["failure"]
     assert "every trial failed" in (with_toys.folder / "reports/smoke/tables/accuracy.md").read_text()
     assert "diverged" in (with_toys.folder / "reports/smoke/tables/failures.md").read_text()
+
+
+def test_a_new_metric_measures_what_is_embedded_already(with_toys, tmp_path):
+    """One file; `measure` takes the embeddings that are there although its own code is another now."""
+    project = with_toys.copy(tmp_path)
+    metrics, measured = project.folder / "dml/metrics", "results/smoke/glyphs/contrastive/seeds/0/metrics.json"
+    original = (metrics / "precision_at_1.py").read_text()
+    (metrics / "half_right.py").write_text(original.replace("precision_at_1", "half_right"))
+    assert {job["rule"] for job in project.plan(measured)} == {"measure"}
+    project.snakemake("--cores", "1", measured)
+    assert '"metric": "half_right"' in (project.folder / measured).read_text()
 
 
 def rules_of(jobs, method):
@@ -305,8 +320,8 @@ def test_with_the_papers_best_values_only_the_final_runs_are_planned(tmp_path):
     study = tmp_path / "workflow/studies/reality_check_sop.yaml"
     study.write_text(study.read_text().replace("hyperparameters: search", "hyperparameters: published"))
     jobs = Counter(job["rule"] for job in project.plan(study="reality_check_sop", config=["folds_per_job=1"]))
-    assert jobs["take"] == 15 and jobs["propose"] == jobs["train_trial_0"] == jobs["select"] == 0
-    assert all(jobs[f"train_final_{fold}"] == 15 * 10 for fold in range(4))
+    assert jobs["take"] == 15 and jobs["propose"] == jobs["train_trial"] == jobs["select"] == 0
+    assert jobs["train_final"] == 4 * 15 * 10
 
 
 def test_ones_own_images_get_results_of_their_own(tmp_path):
