@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from dml.files import write_bytes
+from dml.files import whole
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What asks a training to stop: a batch system's limit or cancellation, Ctrl-C, a closed terminal."""
@@ -59,15 +59,17 @@ class Checkpoint:
             return
         buffer = io.BytesIO()
         torch.save({"identity": self.identity, "state": dict(state)}, buffer)
-        data = buffer.getvalue()
-        write_bytes(self.path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+        data = buffer.getbuffer()
+        with whole(self.path) as temporary, temporary.open("wb") as file:
+            file.write(hashlib.sha256(data).hexdigest().encode() + b"\n")
+            file.write(data)
 
     def stop_if_asked(self, state: Callable[[], Mapping[str, Any]]) -> None:
         """Save what `state` gives and end the process (SystemExit, 128 + signal) if a signal asked for it."""
         if self._signal is not None:
             self.save(state())
             name = signal.Signals(self._signal).name
-            print(f"stopped by {name}; the training goes on from here when it is run again", file=sys.stderr)
+            print(f"\nstopped by {name}; the training goes on from here when it is run again", file=sys.stderr)
             sys.exit(128 + self._signal)
 
     def remove(self) -> None:
