@@ -67,7 +67,14 @@ PartitionName=cpu Nodes=n[1-2] Default=YES MaxTime=1440
 PartitionName=gpu Nodes=n[1-2] MaxTime=1440
 PartitionName=fragile Nodes=n[3-4] MaxTime=1440
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=100000 Gres=gpu:{gpus}"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
+    " CPUs=8 RealMemory=100000 Gres=gpu:pretend:{gpus}"
+)
+GRES_CONF = """\
+AutoDetect=off
+Name=gpu Type=pretend Flags=nvidia_gpu_env File={folder}/dev/nvidia[0-{last}]
+"""
 
 
 def answers() -> bool:
@@ -136,7 +143,7 @@ def write_config(folder: Path) -> None:
                 NODE.format(name=name, host=host, port=PORT + 2 + n, gpus=GPUS) for n, name in enumerate(NODES)
             ),
         ),
-        "gres.conf": f"AutoDetect=off\nName=gpu Flags=nvidia_gpu_env File={folder}/dev/nvidia[0-{GPUS - 1}]\n",
+        "gres.conf": GRES_CONF.format(folder=folder, last=GPUS - 1),
         "cgroup.conf": "CgroupAutomount=no\n",
     }  # fmt: skip
     foreign = [str(ETC / name) for name in files if (ETC / name).exists() and not _ours(ETC / name)]

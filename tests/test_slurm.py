@@ -137,16 +137,19 @@ def gpu_rules(settings):
     return [settings["set-resources"][rule] for rule in ("train_trial", "train_final", "embed", "measure")]
 
 
-def in_partitions(settings):
-    """As the profile asks for it: a partition for each kind of job. And several trials in a submission, and seeds."""
-    settings["default-resources"]["slurm_partition"] = "cpu"
+def filled_in(settings):
+    """Every setting that a cluster may ask for; and several trials in a submission."""
+    settings["default-resources"] |= {"slurm_partition": "cpu", "slurm_account": "vision", "slurm_extra": "--nice=7"}
     for rule in gpu_rules(settings):
         rule["slurm_partition"] = "gpu"
-    settings["group-components"] = {"trials_{trial}": 2, "seeds": 2}
+    for rule in ("train_trial", "train_final", "embed"):
+        settings["set-resources"][rule]["gpu_model"] = "pretend"
+    settings["precommand"] = "hostname >> precommands"
+    settings["group-components"] = {"trials_{trial}": 2, "seeds": 1}
 
 
 def undisturbed(project, folder):
-    return Run(project, folder, in_partitions).start(first_wait=7).finish()
+    return Run(project, folder, filled_in).start(first_wait=3).finish()
 
 
 def over_time(project, folder):
@@ -249,18 +252,20 @@ def test_a_study_comes_out_as_on_one_machine(runs):
 @on_the_cluster
 def test_every_job_asks_for_what_it_needs(runs):
     asked = {}
-    for job in runs["undisturbed"].result().jobs():
+    run = runs["undisturbed"].result()
+    for job in run.jobs():
         rules = re.match(r"(?:rule_)?(.*?)_*(?:wildcards_.*)?$", job["Comment"])[1]
         cpus, memory = re.search(r"cpu=(\d+),mem=(\w+)", job["TRES"]).groups()
-        asked.setdefault(rules, []).append(
-            (job["Partition"], job.get("TresPerJob"), int(cpus), memory, job["TimeLimit"])
-        )
+        gpus = job.get("TresPerJob", "none").removeprefix("gres:gpu:")
+        asked.setdefault(rules, []).append((job["Partition"], gpus, int(cpus), memory, job["TimeLimit"]))
+        assert (job["Account"], job["Nice"]) == ("vision", "7")
     # the jobs of a submission run in turn: it takes one GPU, and the sum of their times
     assert asked == {
-        "pack": [("cpu", None, 1, "4000M", "01:00:00")] * 2,
-        "trials_0_train_trial": [("gpu", "gres:gpu:1", 2, "16000M", "08:00:00")],
-        "seeds_embed_measure_train_final": [("gpu", "gres:gpu:1", 2, "16000M", "11:00:00")],
+        "pack": [("cpu", "none", 1, "4000M", "01:00:00")] * 2,
+        "trials_0_train_trial": [("gpu", "pretend:1", 2, "16000M", "08:00:00")],
+        "seeds_embed_measure_train_final": [("gpu", "pretend:1", 2, "16000M", "05:30:00")] * 2,
     }
+    assert len((run.folder / "precommands").read_text().splitlines()) == len(run.jobs())
 
 
 @on_the_cluster
