@@ -237,9 +237,11 @@ class Training:
         torch.set_rng_state(state["torch"])
         if state["cuda"] is not None and self.device.startswith("cuda"):
             torch.cuda.set_rng_state(state["cuda"], self.device)
-        if not self.course.ended:
-            self.course.resumed.append({"step": self.course.step} | state["where"])
+        if self.course.ended:
+            print(f"was trained to its end, step {self.course.step}, before", file=sys.stderr)
+        else:
             print(f"goes on from step {self.course.step}", file=sys.stderr)
+            self.course.resumed.append({"step": self.course.step} | state["where"])
 
 
 def of_classes(images: PackedImages, classes: tuple[int, ...]) -> tuple[PackedImages, np.ndarray]:

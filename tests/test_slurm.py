@@ -7,6 +7,7 @@ Each study ends with the numbers of one that ran without a cluster and was left 
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -62,6 +63,7 @@ class Run:
         shutil.copytree(project.folder, folder)
         file = folder / PROFILE / "config.yaml"
         settings = yaml.safe_load(file.read_text())
+        settings["groups"] |= {"embed": "finals", "measure": "finals"}  # fewer submissions, less time
         profile(settings)
         file.write_text(yaml.safe_dump(settings))
         self.log = folder / "run.log"
@@ -85,18 +87,29 @@ class Run:
         assert code == 0, self.log.read_text()[-6000:]
         return self
 
+    def kill(self):
+        """As `kill -9` of snakemake, and then the folder unlocked."""
+        self.process.kill()
+        self.process.wait()
+        arguments = [SNAKEMAKE, "--unlock", "--config", f"study={STUDY}"]
+        subprocess.run(arguments, cwd=self.folder, check=True, capture_output=True)
+
+    def is_submitted(self):
+        return "SLURM run ID" in self.log.read_text()
+
     def name(self):
         """What SLURM calls the jobs of this run."""
         return re.search(r"SLURM run ID: (\S+)", self.log.read_text())[1]
 
-    def jobs(self):
-        """What SLURM knows of the jobs so far, in the order in which they were submitted."""
-        ids = slurm("squeue", "--noheader", "--states=all", "--format=%i", "--sort=i", "--name", self.name()).split()
+    def jobs(self, name=None):
+        """What SLURM knows of the jobs so far, in the order in which they were submitted; or of those of that name."""
+        name = name or self.name()
+        ids = slurm("squeue", "--noheader", "--states=all", "--format=%i", "--sort=i", "--name", name).split()
         texts = [slurm("scontrol", "--oneliner", "show", "job", id) for id in ids]
         return [dict(re.findall(r"(\w+)=(\S*)", text)) for text in texts]
 
-    def states(self):
-        return [job["JobState"] for job in self.jobs()]
+    def states(self, name=None):
+        return [job["JobState"] for job in self.jobs(name)]
 
     def held(self):
         """Wait for the training that stands still; gives its job."""
@@ -109,9 +122,9 @@ class Run:
         return (self.folder / METRICS).read_bytes()
 
     def went_on(self):
-        """Whether the disturbed training began where it was ended."""
+        """Whether the disturbed training began where it was ended; by then it may have come to its own end."""
         log = (self.folder / "logs" / SEED / "train.log").read_text()
-        return "goes on from step" in log
+        return "goes on from step" in log or "was trained to its end" in log
 
 
 def slurm(*command):
@@ -145,7 +158,8 @@ def filled_in(settings):
     for rule in ("train_trial", "train_final", "embed"):
         settings["set-resources"][rule]["gpu_model"] = "pretend"
     settings["precommand"] = "hostname >> precommands"
-    settings["group-components"] = {"trials_{trial}": 2, "seeds": 1}
+    settings["groups"] |= {"embed": "tests", "measure": "tests"}
+    settings["group-components"]["trials_{trial}"] = 2
 
 
 def undisturbed(project, folder):
@@ -200,14 +214,36 @@ def snakemake_killed(project, folder):
     """As the README has it: the old run's jobs are cancelled, the folder unlocked, the same command given again."""
     run = Run(project, folder, lambda settings: None, hold=True).start()
     run.held()
-    run.process.kill()
-    run.process.wait()
+    run.kill()
     run.left = run.states()
     slurm("scancel", "--name", run.name())
     wait_for(lambda: run.states() == ["CANCELLED"])
-    arguments = [SNAKEMAKE, "--unlock", "--config", f"study={STUDY}"]
-    subprocess.run(arguments, cwd=run.folder, check=True, capture_output=True)
     return run.start().finish()
+
+
+def snakemake_killed_and_its_job_left(project, folder):
+    """What the README advises against: the job of the killed run works on, beside that of the new one."""
+    run = Run(project, folder, lambda settings: None, hold=True).start()
+    run.held()
+    run.kill()
+    left = run.name()
+    run.start()
+    wait_for(lambda: run.is_submitted() and run.states() == ["RUNNING"], run)
+    os.kill(int((folder / "held").read_text()), signal.SIGCONT)
+    run.left = run.states(left)
+    run.finish()
+    wait_for(lambda: run.states(left) != ["RUNNING"])
+    return run
+
+
+DISTURBANCES = (
+    over_time,
+    out_of_memory,
+    cancelled,
+    node_lost,
+    snakemake_killed,
+    snakemake_killed_and_its_job_left,
+)
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +252,12 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     local = Project(folder / "local")
     local.snakemake("--cores", "2", METRICS, study=STUDY)
-    with ThreadPoolExecutor(max_workers=6) as pool:
+    with ThreadPoolExecutor(max_workers=7) as pool:
         found = {"undisturbed": pool.submit(undisturbed, Project(folder / "fresh"), folder / "undisturbed")}
         template = Run(local, folder / "template", lambda settings: None)
         shutil.rmtree(template.folder / "results" / SEED)
         (template.folder / METRICS).unlink()
-        for disturb in (over_time, out_of_memory, cancelled, node_lost, snakemake_killed):
+        for disturb in DISTURBANCES:
             found[disturb.__name__] = pool.submit(disturb, template, folder / disturb.__name__)
         try:
             yield {"metrics": (local.folder / METRICS).read_bytes()} | found
@@ -231,15 +267,15 @@ def runs(tmp_path_factory):
 
 
 def test_a_study_becomes_few_submissions(tmp_path):
-    """A submission trains all folds of a trial, or is all of a seed; also where several trials are put together."""
+    """One trains all folds of a trial or seed, or measures a seed; or several trials where they are put together."""
     project = Project(tmp_path)
     for components in (1, 2):
-        arguments = ["--workflow-profile", PROFILE, "--group-components", f"trials_{{trial}}={components}", "seeds=1"]
+        arguments = ["--workflow-profile", PROFILE, "--group-components", f"trials_{{trial}}={components}"]
         planned = project.snakemake("-n", *arguments)
         groups = re.findall(r"^\[.*\] Group job (.*) \(", planned, re.MULTILINE)
         # two methods with a trial 0 and a trial 1, and one that has only the former
         trials = {1: ["trials_0"] * 3 + ["trials_1"] * 2, 2: ["trials_0"] * 2 + ["trials_1"]}
-        assert sorted(groups) == ["seeds"] * 6 + trials[components]
+        assert sorted(groups) == ["finals"] * 6 + ["tests"] * 6 + trials[components]
 
 
 @on_the_cluster
@@ -263,7 +299,8 @@ def test_every_job_asks_for_what_it_needs(runs):
     assert asked == {
         "pack": [("cpu", "none", 1, "4000M", "01:00:00")] * 2,
         "trials_0_train_trial": [("gpu", "pretend:1", 2, "16000M", "08:00:00")],
-        "seeds_embed_measure_train_final": [("gpu", "pretend:1", 2, "16000M", "05:30:00")] * 2,
+        "finals_train_final": [("gpu", "pretend:1", 2, "16000M", "04:00:00")] * 2,
+        "tests_embed_measure": [("gpu", "pretend:1", 2, "16000M", "01:30:00")] * 2,
     }
     assert len((run.folder / "precommands").read_text().splitlines()) == len(run.jobs())
 
@@ -312,3 +349,13 @@ def test_a_run_that_is_killed_and_started_again_goes_on(runs):
     assert run.states() == ["COMPLETED"]
     assert run.went_on()
     assert run.metrics() == runs["metrics"]
+
+
+@on_the_cluster
+def test_a_run_that_is_started_again_beside_the_job_of_a_killed_one(runs):
+    run = runs["snakemake_killed_and_its_job_left"].result()
+    assert run.left == ["RUNNING"]  # at the same time as the new one
+    assert run.states() == ["COMPLETED"]
+    assert run.metrics() == runs["metrics"]
+    seed = run.folder / "results" / SEED
+    assert len(list(seed.glob("fold*/model.safetensors"))) == len(list(seed.glob("fold*/record.json"))) == 2
