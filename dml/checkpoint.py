@@ -1,6 +1,5 @@
 """The state of a training that has not ended: a training that is killed goes on from it as if nothing had happened."""
 
-import ctypes
 import hashlib
 import io
 import signal
@@ -9,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 
@@ -19,19 +18,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What asks a training to stop: a batch system's limit or cancellation, Ctrl-C, a closed terminal."""
 
 
-PR_SET_PDEATHSIG = 1
-"""Of <linux/prctl.h>."""
-
-
 class Checkpoint:
     """The state file of one training, and the wish of others that the training stop.
 
     The file begins with the SHA-256 of the rest, a dict in PyTorch's format of tensors and plain values. It counts only
     for a training of the same `identity`. Without a path nothing is saved and signals do what they always do.
 
-    As a context manager it listens: a signal to stop is remembered until the training asks with `stop_if_asked`. The
-    end of the process that started this one, even by kill -9, is such a signal (on Linux): else a training whose
-    workflow is gone would keep its GPU, and be trained twice when the workflow is started again.
+    As a context manager it listens: a signal to stop is remembered until the training asks with `stop_if_asked`.
     """
 
     def __init__(self, path: Path | None = None, identity: Mapping[str, Any] | None = None) -> None:
@@ -47,9 +40,14 @@ class Checkpoint:
         if hashlib.sha256(data).hexdigest() != digest.decode(errors="replace"):
             print(f"{self.path}: damaged; the training starts anew", file=sys.stderr)
             return None
-        saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever another version of PyTorch may raise
+            reason = str(error).strip().splitlines()[0]
+            print(f"{self.path}: cannot be read ({reason}); the training starts anew", file=sys.stderr)
+            return None
         if saved["identity"] != self.identity:
-            print(f"{self.path}: of another setting, code or data; the training starts anew", file=sys.stderr)
+            print(f"{self.path}: of another setting, code, data or PyTorch; the training starts anew", file=sys.stderr)
             return None
         return saved["state"]
 
@@ -68,15 +66,7 @@ class Checkpoint:
         """Save what `state` gives and end the process (SystemExit, 128 + signal) if a signal asked for it."""
         if self._signal is not None:
             self.save(state())
-            name = signal.Signals(self._signal).name
-            print(f"\nstopped by {name}; the training goes on from here when it is run again", file=sys.stderr)
-            sys.exit(128 + self._signal)
-
-    def remove(self) -> None:
-        """The training's results are written: its state, and what killed processes left of it, is of no more use."""
-        if self.path is not None:
-            for file in [self.path, *self.path.parent.glob(f".{self.path.name}.*")]:
-                file.unlink(missing_ok=True)
+            self._stop()
 
     def __enter__(self) -> Self:
         # Python runs handlers in the main thread only, and lets no other thread set them.
@@ -84,21 +74,19 @@ class Checkpoint:
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
                     self._handlers[number] = signal.signal(number, self._remember)
-            _signal_when_parent_ends(signal.SIGTERM)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._handlers:
-            _signal_when_parent_ends(0)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+        if self._signal is not None and exception[0] is None:
+            self._stop()  # it came after the last question: a job may have more to train
+
+    def _stop(self) -> NoReturn:
+        name = signal.Signals(self._signal).name
+        print(f"\nstopped by {name}; the training goes on from here when it is run again", file=sys.stderr)
+        sys.exit(128 + self._signal)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
-
-
-def _signal_when_parent_ends(number: int) -> None:
-    """Let the kernel send this process a signal when its parent ends; 0 for none."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)

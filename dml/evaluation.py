@@ -25,23 +25,29 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
     one that its record names.
     """
     import torch
+    from safetensors.torch import load
 
-    from dml.model import Model, load_state
-    from dml.runs import naming_what_needs_memory, resolve_device
+    from dml.model import Model
+    from dml.runs import naming_what_needs_memory, of_pixels, resolve_device
 
     started = time.monotonic()
+    if "model" not in record:
+        raise ValueError(
+            f"{model}: made by an older version of dml: delete the folder {model.parents[1]} and run again"
+        )
     torch.set_num_threads(threads)
     device = resolve_device(device)
     images = PackedImages.open(test)
     embeddings = np.empty((0, record["embedding_size"]), dtype=np.float32)
     if record["failure"] is None:
-        read_bytes(model, record["model"])
         # its weights are the model's now
         protocol = Protocol.check(record["protocol"] | {"weights": None}, str(model))
-        state = load_state(model)
+        state = load(read_bytes(model, record["model"]))
         network = Model(protocol, has_head="head.weight" in state)
         network.load_state_dict(state)
-        with naming_what_needs_memory(protocol, BATCH_SIZE, device):
+        with naming_what_needs_memory(
+            f"batches of {BATCH_SIZE} images {of_pixels(protocol)}", "lower crop_size", device
+        ):
             embeddings = embed(network.to(device), images, protocol.crop_size, device)
     buffer = io.BytesIO()
     np.save(buffer, embeddings)

@@ -1,16 +1,20 @@
 """Writing files so that one that is there is whole, and noticing one that no longer is."""
 
 import errno
+import glob
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota or a limit on the size of files answers when it is exhausted."""
+
+HOUR = 3600
 
 
 @contextmanager
@@ -20,6 +24,7 @@ def whole(path: Path) -> Iterator[Path]:
     What was written is on the disk before it gets its name: a machine that loses its power leaves no empty file.
     An error that says that there is no room names `path`.
     """
+    remove_leftovers(path)
     # with the machine's name: a shared disk may be written from several, whose processes have equal numbers
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
@@ -33,6 +38,34 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed had begun to write to `path`; not what one that lives is writing."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
+        node, _, number = temporary.name.removeprefix(f".{path.name}.").rpartition(".")
+        with suppress(OSError, ValueError):
+            long_ago = (
+                time.time() - temporary.stat().st_mtime > HOUR
+            )  # for those of another machine: none writes so long
+            if not _lives(int(number)) if node == platform.node() else long_ago:
+                temporary.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and what killed processes left of it."""
+    path.unlink(missing_ok=True)
+    remove_leftovers(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> str:

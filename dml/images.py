@@ -108,6 +108,8 @@ def pack(
                 pixels_file.write(pixels)
                 digest.update(pixels)
                 sizes.append(pixels.shape[:2])
+            pixels_file.flush()
+            os.fsync(pixels_file.fileno())  # only their number is looked at when they are opened
         index = _index(sizes, labels, [image.path for image in images])
         index |= {} if queries is None else {"queries": np.array(queries, dtype=bool)}
         with open(unfinished[1], "wb") as index_file:

@@ -34,12 +34,27 @@ class PMLMethod(Method):
         self.loss = _build(loss, ("losses",), sizes)
         self.miner = None if miner is None else _build(miner, ("miners",), sizes)
 
+    def get_extra_state(self) -> dict[str, dict[str, Any]]:
+        """What some losses keep from batch to batch beside weights and buffers, such as a place in a memory."""
+        return {name: _plain_attributes(module) for name, module in self.named_modules()}
+
+    def set_extra_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, module in self.named_modules():
+            now = vars(module)
+            for key, value in state[name].items():
+                now[key] = value.to(now[key].device) if isinstance(now.get(key), Tensor) else value
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if not torch.isfinite(embeddings).all():
             return (
                 embeddings.sum() * torch.nan
             )  # some of PML's losses and miners raise here: a diverged training, no bug
         return self.loss(embeddings, labels, None if self.miner is None else self.miner(embeddings, labels))
+
+
+def _plain_attributes(module: nn.Module) -> dict[str, Any]:
+    kept = {key: value for key, value in vars(module).items() if isinstance(value, int | float | Tensor)}
+    return {key: value for key, value in kept.items() if key != "training"}
 
 
 def build_pml_method(
@@ -63,8 +78,9 @@ def check(loss: Description, miner: Description | None = None) -> bool:
         torch.default_generator.manual_seed(0)
         method = build_pml_method(4, 8, loss, miner, middles)
         try:
-            value = method(torch.randn(16, 8, requires_grad=True), torch.arange(16) // 4)
-            value.backward()
+            for _ in range(2):  # some losses keep something of a batch, and stumble over it in the next
+                value = method(torch.randn(16, 8, requires_grad=True), torch.arange(16) // 4)
+                value.backward()
         except Exception as error:
             names = " with ".join(next(iter(description)) for description in (loss, miner) if description)
             raise ValueError(f"PML's {names} does not work on embeddings and labels: {_one_line(error)}") from None

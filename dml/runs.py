@@ -1,7 +1,7 @@
 """One fold of one run: from the files of a data set to a model and its record."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ import torch
 
 from dml.checkpoint import Checkpoint
 from dml.downloading import check_file
+from dml.embedding import BATCH_SIZE
 from dml.images import PackedImages
 from dml.leasing import lease_of_this_process
 from dml.model import Model
@@ -48,16 +49,18 @@ class Data:
 
 def run_fold(
     trial: Trial, protocol: Protocol, data: Data, fold: int, run: tuple[str, int], device: str, threads: int,
-    failure: str | None = None, state: Path | None = None,
+    state: Path | None = None, failure: str | None = None, searched_with: Mapping[str, str | None] | None = None,
 ) -> tuple[Model, dict[str, Any]]:  # fmt: skip
     """Train one fold; give its model and everything there is to know about how it came about.
 
     `run` is ("search", trial) or ("final", seed): with the fold it names the seed, which is the same for all methods,
-    so that they can be compared in pairs. With a `failure` nothing is trained and the record says why. `state` is the
-    file from which a training that was interrupted goes on.
+    so that they can be compared in pairs. `state` is the file from which an interrupted training goes on. With a
+    `failure` nothing is trained and the record says why. ValueError if a search was made with other code, data, weights
+    or protocol (`searched_with`) than the training would be.
     """
     torch.set_num_threads(threads)
-    device = resolve_device(device)
+    with naming_what_needs_memory("a process", "", "cuda"):
+        device = resolve_device(device)
     if protocol.weights:
         check_file(data.weights, sha256=protocol.weights.sha256, sha1=protocol.weights.sha1)
     seed = derive_seed(protocol.seed, *run, fold)
@@ -69,9 +72,16 @@ def run_fold(
         "trunk": protocol.trunk_code(),
         "method": trial.code(),
     }
+    for what, value in (searched_with or {}).items():
+        if value != made_by[what]:
+            raise ValueError(
+                f"{data.dataset}, {trial.method}: its search was made with other {what} than there is now: delete the "
+                "search's folder and run again"
+            )
     if failure is None:
         identity = made_by | {"trial": trial.fingerprint(), "fold": fold, "seed": seed, "torch": str(torch.__version__)}
-        with naming_what_needs_memory(protocol, protocol.batch_size, device):
+        batches = f"batches of {protocol.batch_size} images (in validation {BATCH_SIZE})"
+        with naming_what_needs_memory(f"{batches} {of_pixels(protocol)}", "lower batch_size or crop_size", device):
             outcome = train(
                 trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device,
                 Checkpoint(state, identity),
@@ -101,20 +111,26 @@ def run_fold(
     }
 
 
+def of_pixels(protocol: Protocol) -> str:
+    """The size of images and the network, as an error names what needs memory."""
+    return f"of {protocol.crop_size} x {protocol.crop_size} pixels in {protocol.trunk}"
+
+
 @contextmanager
-def naming_what_needs_memory(protocol: Protocol, batch_size: int, device: str) -> Iterator[None]:
-    """Where memory is exhausted, a ValueError that says for what, and what to lower."""
+def naming_what_needs_memory(what: str, remedy: str, device: str) -> Iterator[None]:
+    """Where memory is exhausted, a ValueError that says for what, and what to lower in the study, if anything."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # PyTorch has a type of its own for GPUs only
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        words = ("out of memory", "can't allocate memory", "_ALLOC_FAILED")  # only some have a type of their own
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
             raise
-        larger = "give the job more memory (mem_mb)" if device == "cpu" else "take a GPU with more memory"
-        raise ValueError(
-            f"out of memory on {device} with batches of {batch_size} images of {protocol.crop_size} x "
-            f"{protocol.crop_size} pixels in {protocol.trunk}: lower batch_size or crop_size in the study, or "
-            f"trainings_per_gpu in config.yaml, or {larger}"
-        ) from error
+        remedies = [f"{remedy} in the study"] if remedy else []
+        if device == "cpu":
+            remedies += ["give the job more memory (mem_mb)"]
+        else:
+            remedies += ["lower trainings_per_gpu in config.yaml", "take a GPU with more memory"]
+        raise ValueError(f"out of memory on {device} with {what}: {', or '.join(remedies)}") from error
 
 
 def resolve_device(device: str) -> str:

@@ -111,7 +111,7 @@ def tried(number: int, parameters: Mapping[str, Any], folds: Sequence[dict]) -> 
 
 
 def _hardware(fold: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: fold["provenance"][key] for key in ("device_type", "threads")}
+    return {key: fold["provenance"].get(key) for key in ("device_type", "threads")}
 
 
 def grid(ranges: Mapping[str, Range]) -> list[dict[str, Any]]:
@@ -200,16 +200,9 @@ class Selected(Checked):
 def close(dataset: str, method: str, ranges: Mapping[str, Range], history: Sequence[Tried]) -> Selected:
     """The best trial of a finished search; with its `failure` only if every trial failed.
 
-    ValueError if its trials were trained with different code, data, weights or protocols.
+    ValueError as `refuse_mixture` raises it.
     """
-    made_by = history[0].folds[0]["made_by"]
-    for t in history:
-        for what in made_by:
-            if any(fold["made_by"][what] != made_by[what] for fold in t.folds):
-                raise ValueError(
-                    f"the search of {method} on {dataset}: trial {t.number} was trained with other {what} than "
-                    "trial 0: delete the search's folder and run again"
-                )
+    refuse_mixture(dataset, method, history)
     winner = best(history)
     scored = [{"parameters": t.parameters, "scores": [fold["score"] for fold in t.folds]} for t in history]
     return Selected(
@@ -225,8 +218,20 @@ def close(dataset: str, method: str, ranges: Mapping[str, Range], history: Seque
         failed_trials=sum(t.failure is not None for t in history),
         failure=winner.failure and f"every trial failed; trial {winner.number}: {winner.failure}",
         fingerprint=_hash(scored),
-        made_by=made_by,
+        made_by=history[0].folds[0]["made_by"],
     )
+
+
+def refuse_mixture(dataset: str, method: str, history: Sequence[Tried]) -> None:
+    """ValueError if the trials of a search were trained with different code, data, weights or protocols."""
+    for t in history:
+        expected = history[0].folds[0]["made_by"]
+        for what in expected:
+            if any(fold["made_by"][what] != expected[what] for fold in t.folds):
+                raise ValueError(
+                    f"the search of {method} on {dataset}: trial {t.number} was trained with other {what} than "
+                    "trial 0: delete the search's folder and run again"
+                )
 
 
 def given(

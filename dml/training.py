@@ -44,7 +44,7 @@ class Outcome:
     """One entry a validation: step, loss (mean since the last one; None at step 0), map_at_r."""
     failure: str | None
     seconds: float
-    """Of all processes that worked on it."""
+    """Of all processes that worked on it, but for what was lost where one was killed."""
     resumed: list[dict]
     """Where it went on after an interruption: step, and host and device of the part before."""
 
@@ -117,8 +117,8 @@ def train(
                 now.best_model = copy.deepcopy(now.model.state_dict())
             bar.set_postfix(loss=f"{mean_loss:.4g}", map_at_r=f"{map_now:.4f}")
             course.ended |= course.step == last_step
-            checkpoint.save(now.state_dict())
             checkpoint.stop_if_asked(now.state_dict)
+            checkpoint.save(now.state_dict())
 
     now.model.load_state_dict(now.best_model)
     return Outcome(
@@ -206,12 +206,16 @@ class Training:
         return self.course.seconds + time.monotonic() - self.started
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values, and where it was worked on."""
-        on_gpu = self.device.startswith("cuda")
-        return {
+        """All of it as tensors and plain values, and where it was worked on; of one that ended what is left to use."""
+        state = {
             "course": asdict(self.course) | {"seconds": self.seconds()},
-            "model": self.model.state_dict(),
             "best_model": self.best_model,
+            "where": hardware(self.device),
+        }
+        if self.course.ended:
+            return state
+        return state | {
+            "model": self.model.state_dict(),
             "method": self.method.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "total": self.total,
@@ -219,15 +223,17 @@ class Training:
             "crops": self.crops.bit_generator.state,
             # layers such as dropout draw from PyTorch's own generators
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,
-            "where": hardware(self.device),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, and note that it is so."""
         self.course = Course(**state["course"])
-        self.model.load_state_dict(state["model"])
         self.best_model = state["best_model"]
+        if self.course.ended:
+            print(f"was trained to its end, step {self.course.step}, before", file=sys.stderr)
+            return
+        self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(own)
@@ -237,11 +243,8 @@ class Training:
         torch.set_rng_state(state["torch"])
         if state["cuda"] is not None and self.device.startswith("cuda"):
             torch.cuda.set_rng_state(state["cuda"], self.device)
-        if self.course.ended:
-            print(f"was trained to its end, step {self.course.step}, before", file=sys.stderr)
-        else:
-            print(f"goes on from step {self.course.step}", file=sys.stderr)
-            self.course.resumed.append({"step": self.course.step} | state["where"])
+        print(f"goes on from step {self.course.step}", file=sys.stderr)
+        self.course.resumed.append({"step": self.course.step} | state["where"])
 
 
 def of_classes(images: PackedImages, classes: tuple[int, ...]) -> tuple[PackedImages, np.ndarray]:

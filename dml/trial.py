@@ -42,3 +42,4 @@ class BestTrial(Checked):
     number: int = Field(ge=0, description="of the trial in the search")
     trial: Trial
     failure: str | None = None
+    made_by: dict[str, str | None] = Field(default={}, description="fingerprints of what the search was made with")

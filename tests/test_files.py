@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dml.files import read_bytes, set_aside, whole, write_bytes
+from dml.files import read_bytes, remove, set_aside, whole, write_bytes
 from dml.record import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,28 @@ def test_damaged_json_is_set_aside(tmp_path, now):
     (tmp_path / "f.json").write_bytes(now.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match="f.json: damaged .*set aside as f.json.damaged"):
         read_json(tmp_path / "f.json")
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here, file = platform.node(), tmp_path / "f"
+    left = [tmp_path / f".f.{here}.{ended.pid}", tmp_path / ".f.elsewhere.1"]
+    kept = [
+        tmp_path / f".f.{here}.1",
+        tmp_path / ".f.elsewhere.2",
+        tmp_path / ".f.x",
+        tmp_path / f".ff.{here}.{ended.pid}",
+    ]
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    os.utime(left[1], (0, 0))
+    write_bytes(file, b"x")
+    assert sorted(tmp_path.iterdir()) == sorted([file, *kept])
+    left[0].write_bytes(b"half")
+    remove(file)
+    remove(file)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 # --------------------------------------------------------------------------------------------------------- a full disk

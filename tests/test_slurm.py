@@ -7,7 +7,6 @@ Each study ends with the numbers of one that ran without a cluster and was left 
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 import yaml
+from holding import held, hold_at, let_go, wait_until_held
 from project import Project
 
 on_the_cluster = pytest.mark.skipif(
@@ -29,28 +29,6 @@ SEED = "cluster/glyphs/contrastive/seeds/0"  # below results/ and logs/: the run
 PROFILE = Path("workflow/profiles/slurm")
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"
 PATIENCE = 300  # seconds, for each step
-
-# Python reads this at its start. In a folder with the file `hold`, one training stops like a process that hangs, when
-# the state of its first validation is there and that of the second is about to take its place.
-HOLD = """
-import os, pathlib, signal, sys
-
-here = pathlib.Path(__file__).parent
-states = []
-
-
-def hold(event, arguments):
-    if event == "os.rename" and str(arguments[1]).endswith(".state"):
-        states.append(arguments[1])
-        if len(states) == 2:
-            (here / "hold").unlink()
-            (here / "held").write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-
-if "dml.stages.train_final" in sys.orig_argv and (here / "hold").exists():
-    sys.addaudithook(hold)
-"""
 
 
 class Run:
@@ -68,8 +46,7 @@ class Run:
         file.write_text(yaml.safe_dump(settings))
         self.log = folder / "run.log"
         if hold:
-            (folder / "sitecustomize.py").write_text(HOLD)
-            (folder / "hold").touch()
+            hold_at(folder, 2)
 
     def start(self, first_wait=1):
         """Snakemake waits so many seconds before it asks for the jobs, then 10 more each time until one has ended."""
@@ -113,8 +90,7 @@ class Run:
 
     def held(self):
         """Wait for the training that stands still; gives its job."""
-        file = self.folder / "held"
-        wait_for(lambda: file.exists() and stands_still(int(file.read_text() or 0)), self)
+        wait_until_held(self.folder, self.process, PATIENCE)
         (job,) = [job for job in self.jobs() if job["JobState"] == "RUNNING"]
         return job
 
@@ -137,13 +113,6 @@ def wait_for(condition, run=None):
         alive = run is None or run.process.poll() is None
         assert alive and time.monotonic() < end, run and run.log.read_text()[-6000:]
         time.sleep(0.1)
-
-
-def stands_still(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-    except OSError:
-        return False
 
 
 def gpu_rules(settings):
@@ -229,7 +198,7 @@ def snakemake_killed_and_its_job_left(project, folder):
     left = run.name()
     run.start()
     wait_for(lambda: run.is_submitted() and run.states() == ["RUNNING"], run)
-    os.kill(int((folder / "held").read_text()), signal.SIGCONT)
+    let_go(held(folder))
     run.left = run.states(left)
     run.finish()
     wait_for(lambda: run.states(left) != ["RUNNING"])

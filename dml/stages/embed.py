@@ -3,15 +3,20 @@
 from pathlib import Path
 
 from dml.evaluation import embed_test
+from dml.files import remove
 from dml.record import read_json
 from dml.stages import run
 
 
 def main(models: list[Path], test: Path, device: str, threads: int, output: list[Path]) -> None:
-    """Write the L2-normalised embeddings of each fold's model, and beside them what made them."""
+    """Write the L2-normalised embeddings of each fold's model, and beside them what made them.
+
+    The states of trainings whose models have served go.
+    """
     for model, path in zip(models, output, strict=True):
         record = read_json(model.with_name("record.json"))
         embed_test(model, record, test.with_suffix(""), path, device, threads)
+        remove(model.with_suffix(".state"))
 
 
 if __name__ == "__main__":

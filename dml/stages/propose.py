@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from dml.files import remove
 from dml.record import read_json, write_json
-from dml.search import extend_history, from_json, grid, propose, to_json
+from dml.search import extend_history, from_json, grid, propose, refuse_mixture, to_json
 from dml.stages import run
 from dml.study import Study
 
@@ -18,11 +19,15 @@ def main(
     output: Path,
     output_history: Path,
 ) -> None:
-    """Write the setting of trial `number` and the history it was proposed from."""
+    """Write the setting of trial `number` and the history it was proposed from.
+
+    With the trials of the round before on record, the states of their trainings go.
+    """
     checked = Study.load(study)
     entry, protocol = checked.method(method), checked.protocol
     known = from_json(read_json(history)) if history else []
     known = extend_history(known, [read_json(path) for path in folds])
+    refuse_mixture(dataset, method, known)
     if entry.grid:
         parameters = grid(entry.search_ranges())[number]
     else:
@@ -37,6 +42,8 @@ def main(
         )
     write_json(output_history, to_json(known))
     entry.trial(parameters).save(output)
+    for path in folds:
+        remove(path.with_suffix(".state"))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dml.files import remove
 from dml.record import read_json, write_json
 from dml.search import close, extend_history, from_json, to_json
 from dml.stages import run
@@ -26,8 +27,11 @@ def main(
     write_json(output_history, {"dataset": dataset, "method": method, "trials": to_json(known)})
     selected = close(dataset, method, Study.load(study).method(method).search_ranges(), known)
     trial = Trial.load(settings[selected.trial])
-    BestTrial(number=selected.trial, trial=trial, failure=selected.failure).save(output_trial)
+    best = BestTrial(number=selected.trial, trial=trial, failure=selected.failure, made_by=selected.made_by)
+    best.save(output_trial)
     selected.save(output)
+    for path in folds:
+        remove(path.with_suffix(".state"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from dml.checkpoint import Checkpoint
 from dml.model import save_model
 from dml.record import write_json
 from dml.runs import Data, run_fold
@@ -26,18 +25,18 @@ def main(
 ) -> None:
     """Write each fold's model, and its record beside it.
 
-    The state of each fold stays until all are written: of a job that is killed only what is made again is lost.
+    The state of each fold stays until `embed` has used the model: what a job that is killed has written, Snakemake
+    removes.
     """
     data = Data(dataset, trainval.with_suffix(""), folds, weights)
     protocol, best = Study.load(study).protocol, BestTrial.load(trial)
-    states = [path.with_suffix(".state") for path in output]
-    for k, path, state in zip(fold, output, states, strict=True):
-        run = ("final", seed)
-        model, record = run_fold(best.trial, protocol, data, k, run, device, threads, best.failure, state)
+    for k, path in zip(fold, output, strict=True):
+        model, record = run_fold(
+            best.trial, protocol, data, k, ("final", seed), device, threads, path.with_suffix(".state"),
+            failure=best.failure, searched_with=best.made_by,
+        )  # fmt: skip
         record |= {"seed": seed, "trial": best.number, "model": save_model(model, path)}
         write_json(path.with_name("record.json"), record)
-    for state in states:
-        Checkpoint(state).remove()
 
 
 if __name__ == "__main__":

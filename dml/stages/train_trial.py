@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from dml.checkpoint import Checkpoint
 from dml.record import write_json
 from dml.runs import Data, run_fold
 from dml.stages import run
@@ -25,16 +24,15 @@ def main(
 ) -> None:
     """Write each fold's record: score, curve, failure if any.
 
-    The state of each fold stays until all are written: of a job that is killed only what is made again is lost.
+    The state of each fold stays until its results are in the history: what a job that is killed has written, Snakemake
+    removes.
     """
     data = Data(dataset, trainval.with_suffix(""), folds, weights)
     protocol, setting = Study.load(study).protocol, Trial.load(trial)
-    states = [path.with_suffix(".state") for path in output]
-    for k, path, state in zip(fold, output, states, strict=True):
-        _, record = run_fold(setting, protocol, data, k, ("search", number), device, threads, state=state)
+    for k, path in zip(fold, output, strict=True):
+        state = path.with_suffix(".state")
+        _, record = run_fold(setting, protocol, data, k, ("search", number), device, threads, state)
         write_json(path, record | {"trial": number})
-    for state in states:
-        Checkpoint(state).remove()
 
 
 if __name__ == "__main__":

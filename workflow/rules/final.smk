@@ -43,6 +43,7 @@ rule embed:
         made=[f"{SEED}/fold{fold}/embeddings.json" for fold in range(PROTOCOL.folds)],
     log:
         f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/embed.log",
+    priority: 1  # before more is trained: then the states of what is trained go
     conda:
         ENVIRONMENT
     threads: 1
@@ -51,7 +52,8 @@ rule embed:
     params:
         code=[PROTOCOL.trunk_code(), embedding_code()],
     shell:
-        "python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
+        # exec: see train_final
+        "exec python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
         " --threads {threads} --output {output.embeddings:q} 2> {log:q}"
 
 
@@ -73,5 +75,5 @@ rule measure:
     params:
         code=evaluation_code(),
     shell:
-        "python -m dml.stages.measure --embeddings {input.embeddings:q} --test {input.test:q}"
+        "exec python -m dml.stages.measure --embeddings {input.embeddings:q} --test {input.test:q}"
         " --output {output.metrics:q} --output-queries {output.queries:q} 2> {log:q}"
