@@ -24,7 +24,7 @@ RUNS = [
     "dataset", "method", "seed", "fold", "trial", "search", "parameters", "random_seed", "embedding_size", "steps",
     "best_step", "best_map_at_r", "seconds", "resumed", "failure", "commit", "code", "device_type", "device", "host",
     "threads", "peak_memory_mb", "peak_gpu_memory_mb", "python", "torch", "versions", "data", "test", "weights",
-    "model", "embeddings", "embedding_seconds", "measuring_seconds", "measuring_code",
+    "model", "embeddings", "embedding_seconds", "embedded_by", "measuring_seconds", "measuring_code", "measured_by",
 ]  # fmt: skip
 BEST = [
     "dataset", "method", "trial", "score", "sem", "parameters", "edges", "ranges", "trials", "failed_trials", "failure",
@@ -102,7 +102,7 @@ def _run_rows(seed: dict, search: Selected) -> Iterable[dict]:
             | record["made_by"]
             | record
             | {
-                "versions": ", ".join(f"{name} {number}" for name, number in sorted(made_by["versions"].items())),
+                "versions": _versions(made_by),
                 "search": search.fingerprint,
                 "parameters": json.dumps(record["parameters"], sort_keys=True),
                 "best_map_at_r": record["score"],
@@ -112,10 +112,22 @@ def _run_rows(seed: dict, search: Selected) -> Iterable[dict]:
                 "model": embedded["model"],
                 "embeddings": embedded["sha256"],
                 "embedding_seconds": embedded["seconds"],
+                "embedded_by": _by(embedded["provenance"]),
+                "measured_by": _by(seed["provenance"]),
                 "measuring_seconds": seed["seconds"],
                 "measuring_code": seed["code"],
             }
         )
+
+
+def _versions(provenance: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(provenance["versions"].items()))
+
+
+def _by(provenance: Mapping[str, Any]) -> str:
+    """Commit, versions and hardware of a stage after the training, which has columns of its own, in one cell."""
+    facts = (provenance["commit"], _versions(provenance), provenance["device"], provenance["host"])
+    return "; ".join(facts)
 
 
 def _cost_rows(trials: Sequence[dict], seeds: Sequence[dict]) -> Iterable[dict]:

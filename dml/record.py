@@ -17,6 +17,8 @@ EMBEDDING_CODE = [
     Path(__file__).parent / f"{name}.py" for name in ("augmentation", "embedding", "evaluation", "images", "model")
 ]
 EVALUATION_CODE = [*EMBEDDING_CODE, *(Path(__file__).parent / f"{name}.py" for name in ("measuring", "neighbours"))]
+USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies")
+"""What users are to change; studies have fingerprints of their own."""
 PACKAGES = ("torch", "numpy", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")
 
 
@@ -55,7 +57,7 @@ def commit() -> str:
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "--", ".", ":/workflow", ":/Snakefile") else ""
+            "+changes" if git("status", "--porcelain", "--", ".", ":/Snakefile", ":/workflow", *USERS_OWN) else ""
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

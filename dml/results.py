@@ -31,7 +31,8 @@ COLUMNS = {
         "seconds": float, "resumed": int, "failure": str, "commit": str, "code": str, "device_type": str, "device": str,
         "host": str, "threads": int, "peak_memory_mb": float, "peak_gpu_memory_mb": float, "python": str, "torch": str,
         "versions": str, "data": str, "test": str, "weights": str, "model": str, "embeddings": str,
-        "embedding_seconds": float, "measuring_seconds": float, "measuring_code": str,
+        "embedding_seconds": float, "embedded_by": str, "measuring_seconds": float, "measuring_code": str,
+        "measured_by": str,
     },
     "best": {
         "dataset": str, "method": str, "trial": int, "score": float, "sem": float, "parameters": dict, "edges": dict,

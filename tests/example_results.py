@@ -29,7 +29,8 @@ RANGES = {"margin": {"low": -0.2, "high": 2.0}, "weights_lr": {"low": 1e-6, "hig
 PROVENANCE = {
     "search": "ab12ab12ab12ab12", "commit": "0123456789ab", "code": "c0dec0dec0dec0de", "device": "A <fast> processor",
     "device_type": "cpu", "host": "a-host.example.org", "threads": 2, "trial": 4, "random_seed": 2**62 + 1,
-    "resumed": 0, "peak_memory_mb": 900, "embedding_seconds": 9, "measuring_seconds": 4.5,
+    "resumed": 0, "embedded_by": "c0ffee; torch 2.12; CPU; n1", "measured_by": "c0ffee; torch 2.12; CPU; n2",
+    "peak_memory_mb": 900, "embedding_seconds": 9, "measuring_seconds": 4.5,
     "measuring_code": "3ea53ea53ea53ea5", "model": "30de1" * 12, "embeddings": "e3bed" * 12, "torch": "2.12.0",
     "python": "3.11.7", "weights": "", "versions": "faiss 1.15.1, numpy 2.4.6",
 }  # fmt: skip
@@ -53,7 +54,7 @@ def write(
         folder / "runs.csv",
         "dataset,method,seed,fold,trial,search,parameters,random_seed,embedding_size,steps,best_step,best_map_at_r,"
         "seconds,resumed,failure,commit,code,device_type,device,host,threads,peak_memory_mb,peak_gpu_memory_mb,torch,"
-        "python,versions,data,test,weights,model,embeddings,embedding_seconds,measuring_seconds,measuring_code",
+        "python,versions,data,test,weights,model,embeddings,embedding_seconds,embedded_by,measuring_seconds,measuring_code,measured_by",
         _runs(places, seeds),
     )
     _write(

@@ -23,6 +23,7 @@ PACKAGES = ["munge", "slurmctld", "slurmd", "slurm-client"]
 FOLDER = Path("/var/tmp/dml_slurm")
 ETC = Path("/etc/slurm")  # no other place: the executor plugin drops SLURM_CONF on its way to a job
 MARK = "# Written by tests/slurm_cluster.py of dml; stop removes it.\n"
+CONFIGS = ("slurm.conf", "gres.conf", "cgroup.conf")
 NODES = ["n1", "n2", "n3", "n4"]  # the last two are for the test that takes a node down
 GPUS = 2  # of each node
 PORT = 26817
@@ -58,7 +59,7 @@ GresTypes=gpu
 # seconds from SIGTERM to SIGKILL at a job's time limit
 KillWait=5
 # no accounting: what became of a job is asked of squeue, and kept in a file
-MinJobAge=600
+MinJobAge=7200
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc={folder}/log/jobs.log
@@ -89,7 +90,27 @@ def answers() -> bool:
     return name == [CLUSTER]
 
 
+def refuse_another() -> None:
+    """Where there is a SLURM already, nothing is installed, written or started."""
+    foreign = [str(ETC / name) for name in CONFIGS if (ETC / name).exists() and not _ours(ETC / name)]
+    foreign += [str(path) for path in [Path("/run/slurm/conf")] if path.exists()]
+    foreign += ["SLURM_CONF"] if "SLURM_CONF" in os.environ else []
+    if not _ours(ETC / "slurm.conf"):
+        names = {_name_of(process) for process in Path("/proc").glob("[0-9]*")}
+        foreign += sorted(names & {"slurmctld", "slurmd"})
+    if foreign:
+        sys.exit(f"error: there is a SLURM here already: {', '.join(foreign)}")
+
+
+def _name_of(process: Path) -> str | None:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def install() -> None:
+    refuse_another()
     if all(map(shutil.which, ["munged", "slurmctld", "slurmd", "sbatch"])):
         return
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
@@ -99,18 +120,23 @@ def install() -> None:
 
 
 def start(folder: Path) -> None:
+    refuse_another()
     if _running("slurmctld", folder / "run" / "slurmctld.pid"):
         sys.exit("error: the test cluster is already running")
     folder.mkdir(parents=True, exist_ok=True)
     for part in ("state", "run", "log", "dev", *(f"spool/{node}" for node in NODES)):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    write_config(folder)
-    start_munge(folder)
-    subprocess.run(["slurmctld"], check=True)
-    for node in NODES:
-        start_node(node)
-    if not _wait_until(lambda: _states() == ["idle"] * len(NODES), 60):
-        sys.exit(f"error: the nodes are not ready; see {folder}/log")
+    try:
+        write_config(folder)
+        start_munge(folder)
+        subprocess.run(["slurmctld"], check=True)
+        for node in NODES:
+            start_node(node)
+        if not _wait_until(lambda: _states() == ["idle"] * len(NODES), 60):
+            sys.exit(f"error: the nodes are not ready; see {folder}/log")
+    except BaseException:
+        stop(folder)
+        raise
     print(f"the test cluster is up: {len(NODES)} nodes, state in {folder}")
 
 
@@ -146,9 +172,6 @@ def write_config(folder: Path) -> None:
         "gres.conf": GRES_CONF.format(folder=folder, last=GPUS - 1),
         "cgroup.conf": "CgroupAutomount=no\n",
     }  # fmt: skip
-    foreign = [str(ETC / name) for name in files if (ETC / name).exists() and not _ours(ETC / name)]
-    if foreign:
-        sys.exit(f"error: there is a SLURM here already: {', '.join(foreign)}")
     ETC.mkdir(exist_ok=True)
     for name, text in files.items():
         (ETC / name).write_text(MARK + text)
@@ -189,7 +212,7 @@ def stop(folder: Path) -> None:
         _stop("slurmd", folder / "run" / f"slurmd.{node}.pid")
     _stop("slurmctld", folder / "run" / "slurmctld.pid")
     _stop("munged", folder / "run" / "munged.pid")
-    for name in ("slurm.conf", "gres.conf", "cgroup.conf"):
+    for name in CONFIGS:
         if _ours(ETC / name):
             (ETC / name).unlink()
     shutil.rmtree(folder / "state", ignore_errors=True)  # the next cluster knows nothing of these jobs
@@ -245,5 +268,5 @@ if __name__ == "__main__":
             install()
         else:
             {"start": start, "stop": stop}[arguments.what](arguments.folder.absolute())
-    except (OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"error: {error}")
+    except (OSError, LookupError, subprocess.SubprocessError) as error:
+        sys.exit(f"error: {error} (are the packages there? `install` fetches them)")

@@ -25,7 +25,8 @@ COLUMNS = {
     "curves": "dataset,method,stage,number,fold,step,loss,map_at_r",
     "runs": "dataset,method,seed,fold,trial,search,parameters,random_seed,embedding_size,steps,best_step,best_map_at_r,"
     "seconds,resumed,failure,commit,code,device_type,device,host,threads,peak_memory_mb,peak_gpu_memory_mb,python,torch,"
-    "versions,data,test,weights,model,embeddings,embedding_seconds,measuring_seconds,measuring_code",
+    "versions,data,test,weights,model,embeddings,embedding_seconds,embedded_by,measuring_seconds,"
+    "measuring_code,measured_by",
     "best": "dataset,method,trial,score,sem,parameters,edges,ranges,trials,failed_trials,failure,origin",
     "costs": "dataset,method,stage,device_type,jobs,hours",
     "published": "dataset,embedding,method,metric,mean,half_width,source,note,reason",
@@ -128,9 +129,10 @@ class Made:
         ]  # fmt: skip
         values = {"dataset": dataset, "method": method, "seed": seed, "metrics": metrics, "records": records}
         values |= {"failure": "fold 1: diverged" if failed else None, "test": f"test of {dataset}", "code": "c0de"}
-        made = {"code": "c0de", "test": values["test"], "provenance": {"device_type": "cpu", "threads": 2}}
+        provenance = blank["provenance"] | {"device_type": "cpu", "host": "other"}
+        made = {"code": "c0de", "test": values["test"], "provenance": provenance | {"threads": 2}}
         values["embedded"] = [made | {"sha256": f"e{k}", "model": f"m{k}", "seconds": 4.5} for k in range(2)]
-        values |= {"seconds": 18.0, "provenance": {"device_type": "cpu", "threads": 1}}
+        values |= {"seconds": 18.0, "provenance": provenance | {"threads": 1, "commit": "c0ffee"}}
         file = self.folder / dataset / method / "seeds" / str(seed) / "metrics.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(values))

@@ -43,7 +43,7 @@ def test_named_studies_targets_and_folders_exist():
     for study in re.findall(r"study=([a-z]\w+)", README):
         assert (ROOT / "workflow" / "studies" / f"{study}.yaml").is_file()
     targets = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", README):
+    for target in re.findall(r"\bmake (\w+)", README):
         assert re.search(rf"^{target}:", targets, re.MULTILINE), target
     for folder in re.findall(r"`dml/(\w+)/`", README):
         assert folder in plugins.KINDS

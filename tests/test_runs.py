@@ -235,6 +235,24 @@ def test_the_commit_and_whether_files_differ_from_it(checkout):
     assert record.commit() == head[:12] + "+changes"
 
 
+def test_what_users_write_is_no_change_of_the_code(checkout):
+    """A cluster's account in the profile, a study of one's own."""
+    git(checkout, "init")
+    for path in ("record.py", "workflow/profiles/slurm/config.yaml", "workflow/rules/a.smk"):
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).write_text("a\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "first")
+    head = git(checkout, "rev-parse", "HEAD")
+    (checkout / "workflow/profiles/slurm/config.yaml").write_text("b\n")
+    (checkout / "workflow/studies").mkdir()
+    (checkout / "workflow/studies/mine.yaml").write_text("b\n")
+    assert record.commit() == head[:12]
+    record.commit.cache_clear()
+    (checkout / "workflow/rules/a.smk").write_text("b\n")
+    assert record.commit() == head[:12] + "+changes"
+
+
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
@@ -299,8 +317,8 @@ def test_where_memory_ends_the_error_says_for_what_and_what_to_lower(tmp_path, p
         text=True,
     )
     assert answer.stderr.splitlines()[-1] == (
-        "ValueError: out of memory on cpu with batches of 60000 images (in validation 64) of 16 x 16 pixels in convnet: "
-        "lower batch_size or crop_size in the study, or give the job more memory (mem_mb)"
+        "ValueError: out of memory on cpu with batches of 60000 images (in validation 64) of 16 x 16 pixels in convnet"
+        ": lower batch_size or crop_size in the study, or give the job more memory (mem_mb)"
     )
 
 

@@ -20,7 +20,8 @@ from holding import held, hold_at, let_go, wait_until_held
 from project import Project
 
 on_the_cluster = pytest.mark.skipif(
-    not slurm_cluster.answers(), reason="no test cluster: start one as root with `python tests/slurm_cluster.py start`"
+    not (os.environ.get("DML_TEST_CLUSTER") and slurm_cluster.answers()),
+    reason="no test cluster: as root `python tests/slurm_cluster.py install`, `... start`, and set DML_TEST_CLUSTER=1",
 )
 STUDY = "tests/studies/cluster.yaml"
 RESULTS = Path("results/cluster")
@@ -41,7 +42,10 @@ class Run:
         shutil.copytree(project.folder, folder)
         file = folder / PROFILE / "config.yaml"
         settings = yaml.safe_load(file.read_text())
-        settings["groups"] |= {"embed": "finals", "measure": "finals"}  # fewer submissions, less time
+        # fewer submissions take less time; what is in one group must agree on the kind of GPU
+        settings["groups"] |= {"embed": "finals", "measure": "finals"}
+        for rule in gpu_rules(settings):
+            rule.pop("gpu_model", None)
         profile(settings)
         file.write_text(yaml.safe_dump(settings))
         self.log = folder / "run.log"
@@ -116,19 +120,17 @@ def wait_for(condition, run=None):
 
 
 def gpu_rules(settings):
-    return [settings["set-resources"][rule] for rule in ("train_trial", "train_final", "embed", "measure")]
+    return [settings["set-resources"][rule] for rule in ("train_trial", "train_final", "embed")]
 
 
 def filled_in(settings):
     """Every setting that a cluster may ask for; and several trials in a submission."""
     settings["default-resources"] |= {"slurm_partition": "cpu", "slurm_account": "vision", "slurm_extra": "--nice=7"}
     for rule in gpu_rules(settings):
-        rule["slurm_partition"] = "gpu"
-    for rule in ("train_trial", "train_final", "embed"):
-        settings["set-resources"][rule]["gpu_model"] = "pretend"
+        rule |= {"slurm_partition": "gpu", "gpu_model": "pretend"}
     settings["precommand"] = "hostname >> precommands"
-    settings["groups"] |= {"embed": "tests", "measure": "tests"}
-    settings["group-components"]["trials_{trial}"] = 2
+    settings["groups"] |= {"embed": "embeddings", "measure": "measures"}
+    settings["group-components"] |= {"trials_{trial}": 2, "embeddings": 1, "measures": 1}
 
 
 def undisturbed(project, folder):
@@ -139,8 +141,9 @@ def over_time(project, folder):
     """A training that hangs, until its submission has used up its minute."""
 
     def minutes(settings):
-        for rule, runtime in zip(gpu_rules(settings)[1:], ["1 if attempt == 1 else 10", 0, 0], strict=True):
-            rule["runtime"] = runtime
+        resources = settings["set-resources"]
+        for rule, runtime in {"train_final": "1 if attempt == 1 else 10", "embed": 0, "measure": 0}.items():
+            resources[rule]["runtime"] = runtime
 
     run = Run(project, folder, minutes, hold=True).start(first_wait=9)
     assert run.held()["TimeLimit"] == "00:01:00"
@@ -149,7 +152,7 @@ def over_time(project, folder):
 
 def out_of_memory(project, folder):
     def memory(settings):
-        for rule in gpu_rules(settings):
+        for rule in settings["set-resources"].values():
             rule["mem_mb"] = "300 * attempt ** 3"
 
     return Run(project, folder, memory).start().finish()
@@ -165,7 +168,7 @@ def node_lost(project, folder):
     """The power of a node fails: its processes are gone at once, and SLURM says so later."""
 
     def fragile(settings):
-        for rule in gpu_rules(settings):
+        for rule in settings["set-resources"].values():
             rule["slurm_partition"] = "fragile"
 
     run = Run(project, folder, fragile, hold=True).start()
@@ -238,13 +241,15 @@ def runs(tmp_path_factory):
 def test_a_study_becomes_few_submissions(tmp_path):
     """One trains all folds of a trial or seed, or measures a seed; or several trials where they are put together."""
     project = Project(tmp_path)
-    for components in (1, 2):
-        arguments = ["--workflow-profile", PROFILE, "--group-components", f"trials_{{trial}}={components}"]
-        planned = project.snakemake("-n", *arguments)
+    for components, given in {
+        1: [],
+        2: ["--group-components", "trials_{trial}=2", "embeddings=4", "measures=4"],
+    }.items():
+        planned = project.snakemake("-n", "--workflow-profile", PROFILE, *given)
         groups = re.findall(r"^\[.*\] Group job (.*) \(", planned, re.MULTILINE)
         # two methods with a trial 0 and a trial 1, and one that has only the former
         trials = {1: ["trials_0"] * 3 + ["trials_1"] * 2, 2: ["trials_0"] * 2 + ["trials_1"]}
-        assert sorted(groups) == ["finals"] * 6 + ["tests"] * 6 + trials[components]
+        assert sorted(groups) == ["embeddings"] * 2 + ["finals"] * 6 + ["measures"] * 2 + trials[components]
 
 
 @on_the_cluster
@@ -269,7 +274,8 @@ def test_every_job_asks_for_what_it_needs(runs):
         "pack": [("cpu", "none", 1, "4000M", "01:00:00")] * 2,
         "trials_0_train_trial": [("gpu", "pretend:1", 2, "16000M", "08:00:00")],
         "finals_train_final": [("gpu", "pretend:1", 2, "16000M", "04:00:00")] * 2,
-        "tests_embed_measure": [("gpu", "pretend:1", 2, "16000M", "01:30:00")] * 2,
+        "embeddings_embed": [("gpu", "pretend:1", 2, "16000M", "00:30:00")] * 2,
+        "measures_measure": [("cpu", "none", 1, "8000M", "00:30:00")] * 2,
     }
     assert len((run.folder / "precommands").read_text().splitlines()) == len(run.jobs())
 

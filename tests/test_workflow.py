@@ -156,7 +156,7 @@ def test_results_made_again_are_the_same_bytes(project):
     shutil.rmtree(project.folder / "results")
     # how trainings are cut into jobs changes nothing
     project.snakemake(
-        "--cores", "all", "results/smoke/glyphs/contrastive/seeds/0/metrics.json", config=["folds_per_job=1"]
+        "--cores", "all", "results/smoke/glyphs/contrastive/search/1/history.json", config=["folds_per_job=1"]
     )
     project.snakemake("--cores", "all")
     assert before == results_without_times(project)

@@ -71,7 +71,8 @@ class RemainingTime(logging.Handler):
         if not planned:
             return f"about {in_words(left)} left"
         rate = done * self.folds_of_a_job / max(now - self.first_training, 1e-3)
-        return in_a_line(done * self.folds_of_a_job, planned * self.folds_of_a_job, rate, left)
+        known = left if done < planned or left > 0 else None
+        return in_a_line(done * self.folds_of_a_job, planned * self.folds_of_a_job, rate, known)
 
     def estimate(self, now: float) -> float | None:
         """Seconds left; None while trainings are to come and none was finished yet.
@@ -79,18 +80,19 @@ class RemainingTime(logging.Handler):
         Jobs of a rule not seen yet count as nothing, but all trainings count alike. Jobs that run side by side so far
         are taken to go on so.
         """
-        worked = Counter(self.seconds)
-        for rule, start in self.running.values():
-            worked[rule] += now - start
         trained = _trainings(self.finished)
         if not trained and _trainings(self.planned):
             return None
-        training = _trainings(worked) / max(1, trained)
+        elapsed = [(rule, now - start) for rule, start in self.running.values()]
+        worked = sum(self.seconds.values()) + sum(seconds for _, seconds in elapsed)
+        training = _trainings(self.seconds) / max(1, trained)
         work_left = 0.0
         for rule, count in self.planned.items():
-            a_job = training if _is_training(rule) else worked[rule] / max(1, self.finished[rule])
-            work_left += a_job * (count - self.finished[rule])
-        side_by_side = max(1, sum(worked.values()) / (now - self.begin))
+            a_job = training if _is_training(rule) else self.seconds[rule] / max(1, self.finished[rule])
+            running = [seconds for other, seconds in elapsed if other == rule]
+            work_left += a_job * (count - self.finished[rule] - len(running))
+            work_left += sum(max(0.0, a_job - seconds) for seconds in running)
+        side_by_side = max(1, worked / (now - self.begin))
         return work_left / side_by_side
 
 

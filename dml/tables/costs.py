@@ -11,8 +11,8 @@ TITLE = "Cost"
 CAPTION = (
     "GPU-hours are the hours of the jobs that ran on a GPU (of one that several jobs shared, each counts all of its "
     "own); core-hours are hours times threads of the jobs that ran on a CPU. Counted are training and validation, "
-    "embedding and measuring; proposals of the search, packing, start-up and waiting are not. An interrupted training "
-    "counts with all its parts. The CSV file also has the number of jobs."
+    "embedding and measuring; proposals of the search, packing, start-up and waiting are not, nor what a training lost "
+    "when it was killed. The CSV file also has the number of jobs."
 )
 UNITS = {"cuda": "GPU-hours", "cpu": "Core-hours"}
 STAGES = {"search": "Search", "final": "Final runs", "embedding": "Embedding", "measuring": "Measuring"}

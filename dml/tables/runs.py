@@ -18,7 +18,7 @@ COLUMNS = [
     "dataset", "method", "seed", "fold", "map_at_r", "trial", "search", "parameters", "random_seed", "commit", "code",
     "measuring_code", "versions", "python", "device_type", "device", "host", "threads", "seconds", "resumed",
     "embedding_seconds", "measuring_seconds", "peak_memory_mb", "peak_gpu_memory_mb", "data", "test", "weights",
-    "model", "embeddings", "failure",
+    "model", "embeddings", "embedded_by", "measured_by", "failure",
 ]  # fmt: skip
 
 
