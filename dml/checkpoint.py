@@ -43,7 +43,7 @@ class Checkpoint:
         try:
             saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # whatever another version of PyTorch may raise
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split())[:100]
             print(f"{self.path}: cannot be read ({reason}); the training starts anew", file=sys.stderr)
             return None
         if saved["identity"] != self.identity:

@@ -1,5 +1,6 @@
 """Whatever happens to a study, in the end its numbers are those of one to which nothing happened: byte for byte."""
 
+import json
 import os
 import random
 import shutil
@@ -65,26 +66,32 @@ def killed_at(process, seconds, whole_group):
 
 
 def test_a_study_killed_at_twenty_random_moments(tmp_path, undisturbed):
-    project, draw, kills, resumed = Project(tmp_path / "project"), random.Random(0), 0, 0
-    with (tmp_path / "log").open("w+") as log:
-        while kills < KILLS:
-            process = started(project, log)
-            if killed_at(process, draw.uniform(1, 8), whole_group=draw.random() < 0.5):
+    project, draw, kills = Project(tmp_path / "project"), random.Random(0), 0
+    log = tmp_path / "log"
+    while kills < KILLS:
+        with log.open("w") as file:
+            process = started(project, file)
+            if draw.random() < 0.8:  # else it may be killed before its first job
+                while "Select jobs to execute" not in log.read_text() and process.poll() is None:
+                    time.sleep(0.05)
+            if killed_at(process, draw.uniform(0, 6), whole_group=draw.random() < 0.5):
                 kills += 1
-                resumed += any((project.folder / RUN).rglob("*.state"))
                 # what `snakemake --unlock` does, which the next test runs
                 shutil.rmtree(project.folder / ".snakemake" / "locks", ignore_errors=True)
             else:
-                assert process.returncode == 0, (tmp_path / "log").read_text()
+                assert process.returncode == 0, log.read_text()
                 shutil.rmtree(project.folder / "results")  # a fast machine: once more
     run(project)
     assert numbers(project) == numbers(undisturbed)
-    assert resumed > 0
-    left = [
-        path for path in (project.folder / "results").rglob("*") if path.name.startswith(".") or ".state" in path.name
-    ]
-    assert left == []
+    records = [json.loads(data) for name, data in project.files("results").items() if is_record(name)]
+    assert len(records) == 3 * (2 + 1) and any(record["resumed"] for record in records)
+    left = [path.name for path in (project.folder / "results").rglob("*")]
+    assert [name for name in left if name.startswith(".") or name.endswith(".state")] == []
     assert "Nothing to be done" in run(project)
+
+
+def is_record(name):
+    return name.name == "record.json" or name.parts[-3] == "search" and name.name.startswith("fold")
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path, undisturbed):
