@@ -20,7 +20,7 @@ report: install  ## run the demo study: from rendered characters to reports/demo
 	@echo "report: reports/demo/index.html"
 
 test: install  ## run all tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fidelity: install  ## compare every piece with what the paper did: reports/fidelity/
 	$(BIN)/pytest -m fidelity --fidelity reports/fidelity

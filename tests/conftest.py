@@ -30,6 +30,15 @@ def pytest_configure(config):
     config.stash[MEASURED] = {}
 
 
+LONGEST = ("test_slurm", "test_workflow", "test_survival", "test_workflow_benchmarks", "test_trunks")
+"""Files of tests that take minutes: first, so that what runs beside them is not waited for in the end."""
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 MEASURED = pytest.StashKey[dict]()
 CAPTION = "The largest deviation of any test of a piece, each of which also has a tolerance that it keeps."
 
