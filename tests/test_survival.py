@@ -91,7 +91,7 @@ def test_a_study_killed_at_twenty_random_moments(tmp_path, undisturbed):
 
 
 def is_record(name):
-    return name.name == "record.json" or name.parts[-3] == "search" and name.name.startswith("fold")
+    return name.name == "record.json" or ("search" in name.parts and name.name.startswith("fold"))
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path, undisturbed):
