@@ -45,10 +45,9 @@ def remove_leftovers(path: Path) -> None:
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.*"):
         node, _, number = temporary.name.removeprefix(f".{path.name}.").rpartition(".")
         with suppress(OSError, ValueError):
-            long_ago = (
-                time.time() - temporary.stat().st_mtime > HOUR
-            )  # for those of another machine: none writes so long
-            if not _lives(int(number)) if node == platform.node() else long_ago:
+            # Of another machine's processes only the age tells: none writes for an hour.
+            long_ago = time.time() - temporary.stat().st_mtime > HOUR
+            if long_ago if node != platform.node() else not _lives(int(number)):
                 temporary.unlink()
 
 
