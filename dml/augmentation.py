@@ -48,6 +48,19 @@ def random_crops(
     return boxes
 
 
+def random_views(
+    images: PackedImages,
+    indices: np.ndarray,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    flip: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """All that is random in a training batch: `random_crops` of the images at indices (B,), and which are mirrored."""
+    boxes = random_crops(images.heights[indices], images.widths[indices], scale, ratio, rng)
+    return boxes, rng.random(len(indices)) < flip
+
+
 def train_batch(
     images: PackedImages,
     indices: Sequence[int],
@@ -63,11 +76,12 @@ def train_batch(
     PIL image, to 1 of 255) and mirrored with probability `flip`.
     """
     indices = np.asarray(indices)
-    boxes = random_crops(images.heights[indices], images.widths[indices], scale, ratio, rng)
-    mirrored = rng.random(len(indices)) < flip
+    boxes, mirrored = random_views(images, indices, scale, ratio, flip, rng)
     batch = _empty_batch(len(indices), crop_size)
     for k, (i, (top, left, height, width)) in enumerate(zip(indices, boxes, strict=True)):
-        crop = _tensor(images[i][top : top + height, left : left + width])
+        # A copy: the pixels are a read-only map of the file, which torch cannot hold. The batch's axis is numpy's: with
+        # one of torch's, whose stride would be otherwise, the result would not be channels last and cost twice as much.
+        crop = torch.from_numpy(images[i][None, top : top + height, left : left + width].copy()).permute(0, 3, 1, 2)
         resized = F.interpolate(crop, (crop_size, crop_size), mode="bilinear", antialias=True)[0]
         batch[k] = resized.flip(-1) if mirrored[k] else resized
     return batch
@@ -87,8 +101,9 @@ def centre_crops(images: PackedImages, indices: Sequence[int], crop_size: int) -
         )
     tops, lefts = (np.rint((sides - crop_size) / 2).astype(np.int64) for sides in (heights, widths))
     batch = _empty_batch(len(indices), crop_size)
+    pixels = batch.permute(0, 2, 3, 1).numpy()
     for k, (i, top, left) in enumerate(zip(indices, tops, lefts, strict=True)):
-        batch[k] = _tensor(images[i][top : top + crop_size, left : left + crop_size])[0]
+        pixels[k] = images[i][top : top + crop_size, left : left + crop_size]
     return batch
 
 
@@ -114,11 +129,6 @@ def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[i
 
 def _empty_batch(count: int, side: int) -> Tensor:
     return torch.empty((count, 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
-
-
-def _tensor(crop: np.ndarray) -> Tensor:
-    # A copy: the pixels are a read-only map of the file, which torch cannot hold.
-    return torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_images
+from torch.nn.functional import interpolate
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
@@ -133,6 +134,34 @@ def test_training_crops_are_torchvisions_to_one_of_255(photographs):
     difference = np.abs(batch.permute(0, 2, 3, 1).numpy().astype(int) - np.stack(expected))
     assert difference.max() <= 1
     assert difference.mean() < 0.05
+
+
+def plain_batch(packed, indices, crop_size, flip, seed):
+    """`train_batch` as it is written down at first, image by image."""
+    rng = np.random.default_rng(seed)
+    boxes = random_crops(packed.heights[indices], packed.widths[indices], SCALE, RATIO, rng)
+    mirrored = rng.random(len(indices)) < flip
+    batch = []
+    for i, (top, left, height, width), flips in zip(indices, boxes, mirrored, strict=True):
+        crop = torch.tensor(packed[i][top : top + height, left : left + width]).permute(2, 0, 1)[None]
+        resized = interpolate(crop, (crop_size, crop_size), mode="bilinear", antialias=True)
+        batch.append(resized.flip(-1) if flips else resized)
+    return torch.cat(batch)
+
+
+@pytest.mark.parametrize("crop_size", [1, 7, 48, 64, 91])
+def test_training_crops_are_bit_by_bit_those_of_the_plain_way(photographs, crop_size):
+    """Studies made before and after must have seen the same pixels."""
+    packed, indices = photographs[0], np.arange(12).repeat(4)
+    batch = train_batch(packed, indices, crop_size, SCALE, RATIO, 0.5, np.random.default_rng(8))
+    assert torch.equal(batch, plain_batch(packed, indices, crop_size, 0.5, 8))
+
+
+def test_a_batch_takes_41_draws_an_image(photographs):
+    rng, other = np.random.default_rng(8), np.random.default_rng(8)
+    train_batch(photographs[0], np.arange(12), 9, SCALE, RATIO, 0.5, rng)
+    other.random(12 * 41)
+    assert rng.random() == other.random()
 
 
 @pytest.fixture(scope="module")
