@@ -6,13 +6,24 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_sample_images
 from torch.nn.functional import interpolate
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from dml.augmentation import centre_crops, normalise, random_crops, train_batch
+from dml import augmentation
+from dml.augmentation import (
+    ResidentImages,
+    centre_crops,
+    normalise,
+    random_crops,
+    random_views,
+    resampling,
+    train_batch,
+)
 from dml.images import Image, PackedImages, pack
 
 SCALE, RATIO = (0.16, 1.0), (0.75, 4 / 3)
@@ -155,6 +166,82 @@ def test_training_crops_are_bit_by_bit_those_of_the_plain_way(photographs, crop_
     packed, indices = photographs[0], np.arange(12).repeat(4)
     batch = train_batch(packed, indices, crop_size, SCALE, RATIO, 0.5, np.random.default_rng(8))
     assert torch.equal(batch, plain_batch(packed, indices, crop_size, 0.5, 8))
+
+
+def packed_noise(rng, sizes):
+    """Images of so many (height, width), of black, white and all between."""
+    pixels = [
+        rng.integers(0, 256, (*size, 3)) if k % 2 else 255 * rng.integers(0, 2, (*size, 3))
+        for k, size in enumerate(sizes)
+    ]
+    heights, widths = np.array(sizes).T
+    begins = np.cumsum(heights * widths * 3) - heights * widths * 3
+    flat = np.concatenate([image.ravel() for image in pixels]).astype(np.uint8)
+    return PackedImages(flat, begins, heights, widths, np.arange(len(sizes)), np.arange(len(sizes)).astype(str), "f")
+
+
+@pytest.mark.parametrize("crop_size", [1, 7, 48, 64, 91])
+def test_crops_on_the_device_are_bit_by_bit_those_of_the_cpu(photographs, crop_size):
+    packed, indices = photographs[0], np.arange(12).repeat(4)
+    resident = ResidentImages(packed, crop_size, "cpu")
+    views = random_views(packed, indices, SCALE, RATIO, 0.5, np.random.default_rng(8))
+    crops = resident.crops(indices, *views)
+    assert torch.equal(crops, train_batch(packed, indices, crop_size, SCALE, RATIO, 0.5, np.random.default_rng(8)))
+    assert crops.dtype == torch.uint8 and crops.is_contiguous(memory_format=torch.channels_last)
+
+
+SIDES = st.integers(1, 90)
+
+
+@given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=6), SIDES, st.integers(0, 2**32), st.data())
+@settings(deadline=None, max_examples=150)
+def test_any_box_is_cut_on_the_device_as_on_the_cpu(sizes, crop_size, seed, data):
+    """Larger, smaller or as large as the crop, or a single pixel, at any place; mirrored or not."""
+    packed = packed_noise(np.random.default_rng(seed), sizes)
+    indices = np.array(data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=8)))
+    boxes = []
+    for height, width in zip(packed.heights[indices], packed.widths[indices], strict=True):
+        box_height, box_width = (data.draw(st.integers(1, int(side))) for side in (height, width))
+        top, left = (
+            data.draw(st.integers(0, int(height) - box_height)),
+            data.draw(st.integers(0, int(width) - box_width)),
+        )
+        boxes.append((top, left, box_height, box_width))
+    mirrored = np.array(data.draw(st.lists(st.booleans(), min_size=len(indices), max_size=len(indices))))
+    found = ResidentImages(packed, crop_size, "cpu").crops(indices, np.array(boxes), mirrored)
+    for crop, i, (top, left, height, width), flips in zip(found, indices, boxes, mirrored, strict=True):
+        pixels = torch.tensor(packed[i][top : top + height, left : left + width]).permute(2, 0, 1)[None]
+        resized = interpolate(pixels, (crop_size, crop_size), mode="bilinear", antialias=True)[0]
+        assert torch.equal(crop, resized.flip(-1) if flips else resized)
+
+
+@pytest.mark.parametrize("size", [1, 224, 227, 256])
+def test_a_side_of_any_length_is_resized_by_pytorchs_integers(size):
+    longest = 700
+    reach, places, weights, bits = resampling(longest, size)
+    rng = np.random.default_rng(0)
+    for length in [*range(1, 420), 511, 512, 513, 700]:
+        line = torch.from_numpy(rng.integers(0, 256, (1, 2, length, 3), dtype=np.uint8)).permute(0, 3, 1, 2)
+        expected = interpolate(line, (2, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+        own = slice(None), slice(reach[length])
+        values = line[0].permute(1, 2, 0).numpy()[:, places[length][own]].astype(np.int64)
+        sums = (values * weights[length][own][..., None]).sum(2)
+        np.testing.assert_array_equal((sums + 2 ** (bits[length] - 1)) >> bits[length], expected)
+        assert not weights[length][:, reach[length] :].any()
+        # so that nothing leaves uint8, or int32 on the way
+        assert (255 * weights[length].sum(1) + 2 ** (bits[length] - 1)).max() < min(256 << bits[length], 2**31)
+
+
+def test_only_the_images_of_a_subset_are_uploaded(photographs, monkeypatch):
+    monkeypatch.setattr(augmentation, "_UPLOAD", 20_000)  # several uploads
+    packed = photographs[0]
+    few = packed.subset(np.array([7, 2, 9]))
+    resident = ResidentImages(few, 20, "cpu")
+    assert resident.pixels.numel() == (few.heights * few.widths * 3).sum() > 40_000
+    indices = np.array([1, 0, 2, 2])
+    views = random_views(few, indices, SCALE, RATIO, 0.5, np.random.default_rng(1))
+    expected = train_batch(few, indices, 20, SCALE, RATIO, 0.5, np.random.default_rng(1))
+    assert torch.equal(resident.crops(indices, *views), expected)
 
 
 def test_a_batch_takes_41_draws_an_image(photographs):
