@@ -1,11 +1,13 @@
 """Embeddings of a set of images by a model, and of several models joined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dml.images import PackedImages
     from dml.model import Model
 
@@ -17,20 +19,22 @@ def embed(
     model: "Model", images: "PackedImages", crop_size: int, device: str = "cpu", batch_size: int = BATCH_SIZE
 ) -> np.ndarray:
     """L2-normalised embeddings (N, D), float32, of the centre crops of N images, in their order."""
-    import torch
+    from dml.loading import CentreCrops
 
-    from dml.augmentation import centre_crops
+    return embed_batches(model, CentreCrops(images, crop_size, device, batch_size))
+
+
+def embed_batches(model: "Model", batches: "Iterable[Tensor]") -> np.ndarray:
+    """L2-normalised embeddings (N, D), float32, of the N crops of all batches, which lie on the model's device."""
+    import torch
 
     was_training = model.training
     model.eval()
-    parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            indices = np.arange(start, min(start + batch_size, len(images)))
-            crops = centre_crops(images, indices, crop_size).to(device)
-            parts.append(model(crops).embeddings.float().cpu().numpy())
+        # Not read here, which would make the device wait; copied, as a view would keep all that it is a part of.
+        parts = [model(crops).embeddings.to(torch.float32, copy=True) for crops in batches]
     model.train(was_training)
-    return normalise_rows(np.concatenate(parts))
+    return normalise_rows(np.concatenate([part.cpu().numpy() for part in parts]))
 
 
 def concatenate(embeddings: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,7 +14,8 @@ from dml.files import set_aside, whole
 from dml.protocol import TRAINING_CODE
 
 EMBEDDING_CODE = [
-    Path(__file__).parent / f"{name}.py" for name in ("augmentation", "embedding", "evaluation", "images", "model")
+    Path(__file__).parent / f"{name}.py"
+    for name in ("augmentation", "embedding", "evaluation", "images", "loading", "model")
 ]
 EVALUATION_CODE = [*EMBEDDING_CODE, *(Path(__file__).parent / f"{name}.py" for name in ("measuring", "neighbours"))]
 USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies")
