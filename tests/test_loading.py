@@ -7,6 +7,7 @@ from itertools import count, repeat
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dml import loading
 from dml.augmentation import centre_crops, train_batch
@@ -23,9 +24,9 @@ def loader(trainval, protocol):
     labels = images.labels - images.labels.min()
     mirrored = protocol.model_copy(update={"flip": 0.5})
 
-    def make(way, seed=3):
+    def make(way, seed=3, device="cpu"):
         order = Batches(labels, mirrored.batch_size, 4, np.random.default_rng(seed))
-        return Loader(images, labels, order, mirrored, np.random.default_rng(seed + 1), "cpu", way)
+        return Loader(images, labels, order, mirrored, np.random.default_rng(seed + 1), device, way)
 
     return make
 
@@ -117,6 +118,15 @@ def test_what_fails_in_the_thread_fails_in_the_training(loader, monkeypatch):
             next(batches)
 
 
+def test_resident_batches_are_made_on_a_gpu_without_waiting_for_it(loader):
+    """Fake tensors have a device but no values: what mixes devices or needs a value from the GPU raises."""
+    with FakeTensorMode():
+        with loader("resident", device="cuda") as batches:
+            crops, labels = next(batches)
+        assert crops.is_cuda and labels.is_cuda and crops.dtype == torch.uint8
+        assert crops.shape == (12, 3, 16, 16) and crops.is_contiguous(memory_format=torch.channels_last)
+
+
 # --- the thread
 
 
@@ -198,7 +208,10 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(trainval, held_out, protocol, way
         return Loader(trainval, trainval.labels, order, protocol, np.random.default_rng(1), device, way)
 
     with batches("cuda", way) as found, batches("cpu", "direct") as expected:
-        for (crops, labels), own in zip(take(found, 20), take(expected, 20), strict=True):
+        torch.cuda.set_sync_debug_mode("error")
+        made = take(found, 20)
+        torch.cuda.set_sync_debug_mode("default")
+        for (crops, labels), own in zip(made, take(expected, 20), strict=True):
             assert crops.is_cuda and crops.is_contiguous(memory_format=torch.channels_last)
             assert same([(crops.cpu(), labels.cpu())], [own])
     kept = CentreCrops(held_out, 16, "cuda", 10, keep=True)
