@@ -26,7 +26,10 @@ fidelity: install  ## compare every piece with what the paper did: reports/fidel
 	$(BIN)/pytest -m fidelity --fidelity reports/fidelity
 	$(BIN)/python fidelity/search.py --output reports/fidelity --jobs 2
 
-clean:  ## remove what the studies made (results, reports, logs); data stays
+bench: install  ## measure how fast everything is beside its peers: reports/benchmarks/index.html
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what studies and benchmarks made (results, reports, logs); data stays
 	rm -rf results logs $(filter-out reports/README.md reports/example,$(wildcard reports/*))
 
-.PHONY: help install report test fidelity clean
+.PHONY: help install report test fidelity bench clean
