@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from dml.embedding import concatenate, embed, normalise_rows
+from dml.embedding import concatenate, embed, embed_batches, normalise_rows
 from dml.images import PackedImages
+from dml.loading import CentreCrops
 from dml.method import Outputs
 from dml.model import Model
 
@@ -85,6 +86,27 @@ def test_the_middle_of_each_image_is_seen():
     sides = np.array([8])
     images = PackedImages(image.ravel(), np.array([0]), sides, sides, np.array([0]), np.array(["x"]), "f")
     np.testing.assert_allclose(embed(MeanColours(), images, crop_size=4), [[0.6, 0, 0.8]], rtol=1e-6)
+
+
+def test_what_a_model_gives_is_kept_and_not_what_it_is_a_part_of():
+    class Reuses(MeanColours):
+        """Gives a view of what it writes to again the next time."""
+
+        memory = torch.empty(4, 2, 3)
+
+        def forward(self, crops):
+            view = self.memory[: len(crops), 0]
+            return Outputs(view.copy_(super().forward(crops).embeddings), None)
+
+    expected = embed(MeanColours(), plain_images(COLOURS), crop_size=4, batch_size=4)
+    np.testing.assert_allclose(embed(Reuses(), plain_images(COLOURS), crop_size=4, batch_size=4), expected, rtol=1e-6)
+
+
+def test_batches_may_be_given():
+    batches = CentreCrops(plain_images(COLOURS), 4, "cpu", batch_size=5)
+    expected = embed(MeanColours(), plain_images(COLOURS), crop_size=4)
+    for _ in range(2):
+        np.testing.assert_array_equal(embed_batches(MeanColours(), batches), expected)
 
 
 def test_embeddings_that_are_not_finite_are_handed_on():
