@@ -1,5 +1,6 @@
 """Topics, each measured in a process of its own: its memory and its threads touch no other."""
 
+import gc
 import io
 import json
 import os
@@ -54,6 +55,7 @@ def run(name: str, repetitions: int, folder: Path, command: dict[str, str]) -> N
     """Write `<name>.csv`, what made it (`<name>.json`), then its figure, `<name>.svg`."""
     topic = import_module(f"benchmarks.topics.{name}")
     table_file, made_file = folder / f"{name}.csv", folder / f"{name}.json"
+    gc.freeze()  # before each call garbage is collected, and to look through the libraries takes a third of a second
     if repetitions != REDRAW:
         begin = time.monotonic()
         table = topic.measure(repetitions)
