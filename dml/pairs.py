@@ -2,25 +2,36 @@
 
 Nothing here waits for the device or has a shape that depends on values, so a training step can be captured in a CUDA
 graph. Every gradient is finite, also between equal embeddings, whose distance counts as zero with zero gradient.
+
+A step of these sizes takes as long as launching its operations. The gradients of cosines and distances are therefore
+written out: autograd would take three times as many operations for them, and more than all else in a loss.
 """
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 ROUNDING = 8
 """How many units of rounding a squared distance must exceed to count as more than zero."""
+SMALLEST_LENGTH = 1e-12
+"""Of a vector that is made one of length one; shorter ones become shorter than one."""
 
 
 def normalised(vectors: Tensor) -> Tensor:
     """Vectors (..., D) of length one."""
-    return F.normalize(vectors, dim=-1)
+    return _Normalised.apply(vectors)
 
 
 def cosine_similarities(embeddings: Tensor, others: Tensor | None = None) -> Tensor:
     """Cosines (B, N) of embeddings (B, D) with others (N, D); with each other if there are none."""
-    embeddings = normalised(embeddings)
-    return embeddings @ (embeddings if others is None else normalised(others)).T
+    return _OwnCosines.apply(embeddings) if others is None else _Cosines.apply(embeddings, others)
+
+
+def distances(embeddings: Tensor) -> Tensor:
+    """Euclidean distances (B, B) of the normalised embeddings."""
+    return _Distances.apply(embeddings)
 
 
 def squared_distances(vectors: Tensor) -> Tensor:
@@ -28,34 +39,21 @@ def squared_distances(vectors: Tensor) -> Tensor:
 
     |a|^2 + |b|^2 - 2 a.b; what rounding cannot tell from zero is zero, so that copies of an image are at distance 0.
     """
-    products = vectors @ vectors.T
-    squared_norms = products.diagonal()
-    scale = squared_norms[:, None] + squared_norms[None, :]
-    squares = scale - 2 * products
+    squares, scale = _squares_and_scale(vectors)
     return squares * (squares > ROUNDING * torch.finfo(squares.dtype).eps * scale)
-
-
-def distances(embeddings: Tensor) -> Tensor:
-    """Euclidean distances (B, B) of the normalised embeddings."""
-    return root(squared_distances(normalised(embeddings)))
-
-
-def root(squares: Tensor) -> Tensor:
-    """Square roots; zero with zero gradient where there is nothing positive to take the root of."""
-    positive = squares > 0
-    return torch.where(positive, squares, 1.0).sqrt() * positive
 
 
 def positives_and_negatives(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Masks (B, B): another image of the same class, an image of another class."""
-    same = labels[:, None] == labels[None, :]
-    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    return same & ~itself, ~same
+    same = labels[:, None] == labels
+    negatives = ~same
+    return same.fill_diagonal_(False), negatives
 
 
-def own_class(labels: Tensor, num_classes: int) -> Tensor:
-    """Mask (B, num_classes): the image's class."""
-    return labels[:, None] == torch.arange(num_classes, device=labels.device)
+def handicapped(cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Cosines (B, num_classes) to classes, less the margin at the image's own class."""
+    own = labels[:, None]
+    return cosines.scatter_add(1, own, torch.full_like(own, -margin, dtype=cosines.dtype))
 
 
 def mean(terms: Tensor, mask: Tensor) -> Tensor:
@@ -66,3 +64,83 @@ def mean(terms: Tensor, mask: Tensor) -> Tensor:
 def mean_of_nonzero(terms: Tensor, mask: Tensor) -> Tensor:
     """Mean of those terms under the mask that are above zero; 0 if there is none."""
     return mean(terms, mask & (terms > 0))
+
+
+class _Normalised(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, vectors: Tensor) -> Tensor:
+        units, ctx.lengths = _units_and_lengths(vectors)
+        ctx.save_for_backward(units)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (units,) = ctx.saved_tensors
+        return _of_vectors(gradient, units, ctx.lengths)
+
+
+class _Cosines(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, embeddings: Tensor, others: Tensor) -> Tensor:
+        ctx.units, ctx.lengths = _units_and_lengths(embeddings)
+        ctx.others, ctx.other_lengths = _units_and_lengths(others)
+        return ctx.units @ ctx.others.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            _of_vectors(gradient @ ctx.others, ctx.units, ctx.lengths),
+            _of_vectors(gradient.T @ ctx.units, ctx.others, ctx.other_lengths),
+        )
+
+
+class _OwnCosines(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
+        ctx.units, ctx.lengths = _units_and_lengths(embeddings)
+        return ctx.units @ ctx.units.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return _of_vectors((gradient + gradient.T) @ ctx.units, ctx.units, ctx.lengths)
+
+
+class _Distances(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
+        ctx.units, ctx.lengths = _units_and_lengths(embeddings)
+        squares, _ = _squares_and_scale(ctx.units)
+        nothing = 2 * ROUNDING * torch.finfo(squares.dtype).eps
+        roots = F.threshold_(squares, nothing, 0.0).sqrt_()
+        ctx.save_for_backward(roots)
+        return roots
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (roots,) = ctx.saved_tensors
+        pulls = (gradient / roots).masked_fill_(roots == 0, 0)
+        # Of (a - b) / |a - b| only what is along b: what is along a leaves the direction of a as it is.
+        towards = torch.addmm(ctx.units, pulls + pulls.T, ctx.units, beta=0, alpha=-1)
+        return _of_vectors(towards, ctx.units, ctx.lengths)
+
+
+def _units_and_lengths(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=SMALLEST_LENGTH)
+    return vectors / lengths, lengths
+
+
+def _of_vectors(gradient: Tensor, units: Tensor, lengths: Tensor) -> Tensor:
+    """The gradient by vectors, from that by their directions: what is along the direction changes nothing."""
+    along = (gradient * units).sum(dim=-1, keepdim=True)
+    return torch.addcmul(gradient, along, units, value=-1).div_(lengths)
+
+
+def _squares_and_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    products = vectors @ vectors.T
+    squared_norms = products.diagonal()
+    scale = squared_norms[:, None] + squared_norms
+    return torch.sub(scale, products, alpha=2), scale

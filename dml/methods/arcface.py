@@ -35,7 +35,8 @@ class ArcFace(Method):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         cosine = pairs.cosine_similarities(embeddings, self.weights)
-        # cos(t + m) without the arc cosine, whose gradient is infinite where embedding and weight coincide
-        widened = cosine * math.cos(self.margin) - pairs.root(1 - cosine.square()) * math.sin(self.margin)
-        own = pairs.own_class(labels, len(self.weights))
-        return F.cross_entropy(self.scale * torch.where(own, widened, cosine), labels)
+        own = cosine.gather(1, labels[:, None])
+        # cos(t + m) without arc cosine or root of zero: where embedding and weight coincide their gradient is infinite
+        sine = F.threshold(1 - own.square(), 0.0, torch.finfo(own.dtype).tiny).sqrt()
+        widened = own * math.cos(self.margin) - sine * math.sin(self.margin)
+        return F.cross_entropy(self.scale * cosine.scatter(1, labels[:, None], widened), labels)

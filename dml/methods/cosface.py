@@ -30,5 +30,4 @@ class CosFace(Method):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         cosine = pairs.cosine_similarities(embeddings, self.weights)
-        own = pairs.own_class(labels, len(self.weights))
-        return F.cross_entropy(self.scale * torch.where(own, cosine - self.margin, cosine), labels)
+        return F.cross_entropy(self.scale * pairs.handicapped(cosine, labels, self.margin), labels)

@@ -9,6 +9,8 @@ others, the mean over the anchors that have positives of
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dml import pairs
 from dml.method import Method
@@ -25,16 +27,37 @@ class FastAP(Method):
     def __init__(self, num_classes: int, embedding_size: int, num_bins: int):
         super().__init__()
         self.num_bins = num_bins
+        self.register_buffer("bins", torch.arange(num_bins + 1.0), persistent=False)
+        ones = torch.eye(num_bins + 1)
+        self.register_buffer("steps", ones - ones.roll(1, dims=1).triu(), persistent=False)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        place = pairs.squared_distances(pairs.normalised(embeddings)) * (self.num_bins / 4)
+        place = (1 - pairs.cosine_similarities(embeddings)) * (self.num_bins / 2)
         positives, negatives = pairs.positives_and_negatives(labels)
-        # An item's linear shares, summed up to bin b, are 0 until it comes within reach, rise linearly, and stay 1.
-        bins = torch.arange(self.num_bins + 1, device=place.device)
-        within = (bins + 1 - place[:, :, None]).clamp(0, 1)
-        wanted = torch.stack([positives, positives | negatives], dim=1).to(within.dtype)
-        hits, retrieved = (wanted @ within).unbind(dim=1)
-        new_hits = hits.diff(dim=1, prepend=torch.zeros_like(hits[:, :1]))
-        precision = hits / torch.where(retrieved > 0, retrieved, 1.0)
-        average_precision = (new_hits * precision).sum(dim=1) / positives.sum(dim=1).clamp(min=1)
-        return pairs.mean(1 - average_precision, positives.any(dim=1))
+        wanted = torch.stack([positives, positives | negatives], dim=1).to(place.dtype)
+        hits, retrieved = _CountsUpTo.apply(place, wanted, self.bins).unbind(dim=1)
+        precision = hits / retrieved.clamp(min=torch.finfo(retrieved.dtype).tiny)
+        num_positives = positives.sum(dim=1)
+        average_precision = (hits @ self.steps * precision).sum(dim=1) / num_positives.clamp(min=1)
+        anchors = num_positives.count_nonzero()
+        return (anchors - average_precision.sum()) / anchors.clamp(min=1)
+
+
+class _CountsUpTo(Function):
+    """Places (B, N) and weights (B, K, N) to the sums (B, K, num_bins + 1) of the weights up to each bin.
+
+    An item's linear shares, summed up to bin b, are 0 until it comes within reach, rise linearly, and stay 1. So its
+    place matters to one of the sums only, which autograd would find among all bins.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, place: Tensor, weights: Tensor, bins: Tensor) -> Tensor:
+        ctx.place, ctx.weights = place, weights
+        within = (bins + 1 - place[:, :, None]).clamp_(0, 1)
+        return weights @ within
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        of_sum = gradient.gather(2, ctx.place.long()[:, None].expand_as(ctx.weights))
+        return -(of_sum * ctx.weights).sum(dim=1), None, None

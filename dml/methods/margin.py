@@ -41,11 +41,10 @@ class Margin(Method):
         # A triplet is a positive pair and a negative pair of one anchor: each pair counts once for each of the others.
         as_positive = positives * negatives.sum(dim=1, keepdim=True)
         as_negative = negatives * positives.sum(dim=1, keepdim=True)
-        too_far = (distance - boundary + self.margin).relu()
-        too_near = (boundary - distance + self.margin).relu()
-        total = (too_far * as_positive + too_near * as_negative).sum()
-        contributing = (as_positive * (too_far > 0) + as_negative * (too_near > 0)).sum()
-        return total / contributing.clamp(min=1)
+        outwards = torch.where(negatives, -1.0, 1.0)
+        wrong = ((distance - boundary) * outwards + self.margin).relu()
+        counts = (as_positive + as_negative) * (wrong > 0)
+        return (wrong * counts).sum() / counts.sum().clamp(min=1)
 
     def boundaries(self, labels: Tensor) -> Tensor:
         """The boundary of each anchor, (B, 1) or (1,)."""

@@ -35,9 +35,9 @@ class MultiSimilarity(Method):
         similarity = pairs.cosine_similarities(embeddings)
         positives, negatives = self.mine(similarity.detach(), *pairs.positives_and_negatives(labels))
         excess = similarity - self.base
-        positive_terms = _log_one_plus_sum_exp(-self.alpha * excess, positives) / self.alpha
-        negative_terms = _log_one_plus_sum_exp(self.beta * excess, negatives) / self.beta
-        return (positive_terms + negative_terms).mean()
+        positive_term = _log_one_plus_sum_exp(-self.alpha * excess, positives) / self.alpha
+        negative_term = _log_one_plus_sum_exp(self.beta * excess, negatives) / self.beta
+        return positive_term + negative_term
 
     def mine(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs that count, two masks (B, B): here all."""
@@ -45,5 +45,9 @@ class MultiSimilarity(Method):
 
 
 def _log_one_plus_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
-    """log(1 + sum of e^x over the row's masked x): the 1 is e^0 in a column of its own."""
-    return F.pad(exponents.masked_fill(~mask, -torch.inf), (0, 1)).logsumexp(dim=1)
+    """Mean over the rows of log(1 + sum of e^x over the row's masked x).
+
+    As a cross-entropy: the 1 is the e^0 of the anchor itself, which is no pair, and the right answer.
+    """
+    no_pairs = torch.full_like(exponents, -torch.inf).fill_diagonal_(0)
+    return F.cross_entropy(torch.where(mask, exponents, no_pairs), torch.arange(len(mask), device=mask.device))

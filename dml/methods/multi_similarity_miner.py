@@ -33,8 +33,8 @@ class MultiSimilarityMiner(MultiSimilarity):
         self.epsilon = epsilon
 
     def mine(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-        farthest_positive = similarity.masked_fill(~positives, torch.inf).amin(dim=1, keepdim=True)
-        nearest_negative = similarity.masked_fill(~negatives, -torch.inf).amax(dim=1, keepdim=True)
+        farthest_positive = torch.where(positives, similarity, torch.inf).amin(dim=1, keepdim=True)
+        nearest_negative = torch.where(negatives, similarity, -torch.inf).amax(dim=1, keepdim=True)
         hard_positives = positives & (similarity - self.epsilon < nearest_negative)
         hard_negatives = negatives & (similarity + self.epsilon > farthest_positive)
         return hard_positives, hard_negatives

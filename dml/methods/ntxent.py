@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dml import pairs
 from dml.method import Method
@@ -34,6 +35,6 @@ class NTXent(Method):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         logits = pairs.cosine_similarities(embeddings) / self.temperature
         positives, negatives = pairs.positives_and_negatives(labels)
-        log_negatives = logits.masked_fill(~negatives, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
-        log_share = logits - torch.logaddexp(logits, log_negatives)
+        log_negatives = torch.where(negatives, logits, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
+        log_share = F.logsigmoid(logits - log_negatives)
         return -pairs.mean(torch.logaddexp(log_share, torch.full_like(log_share, LOG_SMALLEST_SHARE)), positives)

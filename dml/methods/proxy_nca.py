@@ -32,5 +32,6 @@ class ProxyNCA(Method):
         self.softmax_scale = softmax_scale
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        squared_distances = 2 - 2 * pairs.cosine_similarities(embeddings, self.proxies)
-        return F.cross_entropy(-self.softmax_scale * squared_distances, labels)
+        # |z - p|^2 = 2 - 2 cos(z, p), and what all classes share cancels
+        cosine = pairs.cosine_similarities(embeddings, self.proxies)
+        return F.cross_entropy(2 * self.softmax_scale * cosine, labels)

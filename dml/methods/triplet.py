@@ -29,8 +29,8 @@ class Triplet(Method):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         distance = pairs.distances(embeddings)
         near, far = self._violations(distance.detach(), *pairs.positives_and_negatives(labels))
-        total = (near * (distance + self.margin) - far * distance).sum()
-        return total / near.sum().clamp(min=1)
+        count = near.sum(dtype=distance.dtype)
+        return (((near - far) * distance).sum() + self.margin * count) / count.clamp(min=1)
 
     def _violations(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
         """In how many triplets that contribute a pair is the positive one, and the negative one: two (B, B) counts.
@@ -38,9 +38,10 @@ class Triplet(Method):
         The sum over triplets is linear in the distances with these counts as weights; sorting finds them in B^2 log B
         instead of B^3. Both counts compare the same two numbers, so they agree to the last bit.
         """
-        limit = distance + self.margin
-        sorted_negatives = distance.masked_fill(~negatives, torch.inf).sort(dim=1).values
-        sorted_limits = limit.masked_fill(~positives, -torch.inf).sort(dim=1).values
-        nearer_negatives = torch.searchsorted(sorted_negatives, limit)
-        lower_limits = torch.searchsorted(sorted_limits, distance, right=True)
-        return nearer_negatives * positives, (len(distance) - lower_limits) * negatives
+        limits = torch.where(positives, distance + self.margin, -torch.inf)
+        sorted_negatives, order = torch.where(negatives, distance, torch.inf).sort(dim=1)
+        near = torch.searchsorted(sorted_negatives, limits)
+        # The k-th nearest negative is too near for all but those whose limit has fewer than k negatives below it.
+        size = len(distance)
+        with_so_many = near.new_zeros(size, size + 1).scatter_add_(1, near, torch.ones_like(near))
+        return near, order.scatter(1, order, size - with_so_many[:, :-1].cumsum(dim=1))
