@@ -6,11 +6,16 @@ import math
 import pytest
 import reference
 import torch
-from pytorch_metric_learning import distances, losses, miners, regularizers
+from pytorch_metric_learning import distances
 from torch.nn import functional as F
 
+from benchmarks.topics.losses import PML, Dispatches
+from benchmarks.topics.losses import SETTINGS as PML_SETTINGS
 from dml import pairs, plugins
 from dml.method import Method
+from dml.model import Model
+from dml.training import build_method, build_optimizers
+from dml.trial import Trial
 
 NAMES = plugins.names("methods")
 CLASSES = {name: plugins.load_class("methods", name, Method) for name in NAMES}
@@ -173,13 +178,59 @@ def test_numbering_of_the_classes_does_not_matter(name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_never_waits_for_the_device(name):
+def test_a_training_step_never_waits_for_the_device(name, protocol):
     """A tensor on the meta device has a shape and no values: reading one, or a shape that depends on values, fails."""
+    at_low = {key: value_at(searched, 0) for key, searched in ranges_of(name).items()}
+    trial = Trial(method=name, images_per_class=4, parameters=at_low)
     with torch.device("meta"):
-        method = build(name, 9)
-        embeddings = torch.empty(32, EMBEDDING_SIZE, requires_grad=True)
-        method(embeddings, torch.empty(32, dtype=torch.long)).backward()
-    assert embeddings.grad.shape == embeddings.shape
+        model, method = Model(protocol, has_head=True), build_method(trial, 9, protocol.embedding_size)
+        crops = torch.empty(12, 3, protocol.crop_size, protocol.crop_size, dtype=torch.uint8)
+        labels = torch.empty(12, dtype=torch.long)
+    optimizers = build_optimizers(model, method, trial, protocol)
+
+    def step():
+        loss = method.objective(model(crops), labels)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    step()  # the first makes what is kept: the pixels' mean, the optimiser's averages
+    with Dispatches() as dispatches:
+        step()
+    assert len(dispatches.operations) > 50 and dispatches.waits == []
+    assert all(weight.grad is not None for weight in [*model.parameters(), *method.parameters()])
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0),
+        lambda x: x.unique(),
+        lambda x: x.clone().index_put_((x > 0,), torch.zeros(())),
+        lambda x: torch.equal(x, x + 1),
+        lambda x: x.repeat_interleave((x > 0).long()),
+        lambda x: x.to("meta"),
+    ],
+)
+def test_waiting_is_noticed(wait):
+    with Dispatches() as dispatches:
+        wait(torch.randn(5))
+    assert len(dispatches.waits) == 1
+
+
+@pytest.mark.parametrize("name", sorted(set(PML_SETTINGS) - {"normalized_softmax"}))
+def test_waiting_of_pml_is_noticed(name):
+    embeddings, labels = batch("8 classes x 4")
+    with Dispatches() as dispatches:
+        PML(name, num_classes_of(labels), EMBEDDING_SIZE, PML_SETTINGS[name])(embeddings, labels).backward()
+    assert dispatches.waits
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -239,60 +290,6 @@ def test_copies_of_an_image_are_at_distance_zero(size, dtype):
 # ------------------------------------------------------------------------------------------------------------------ PML
 
 
-def pml_equal(name, num_classes, settings):
-    """PML's loss with the same settings, its weights as PML draws them."""
-    sizes = {"num_classes": num_classes, "embedding_size": EMBEDDING_SIZE}
-    s = dict(settings)
-    if name == "snr_contrastive":
-        weight = s.pop("regularizer_weight")
-        return losses.SignalToNoiseRatioContrastiveLoss(
-            **s, embedding_regularizer=regularizers.ZeroMeanRegularizer(), embedding_reg_weight=weight
-        )
-    if name == "soft_triple":
-        weight = s.pop("reg_weight")
-        regularizer = regularizers.SparseCentersRegularizer(num_classes, 10)
-        return losses.SoftTripleLoss(**sizes, **s, weight_regularizer=regularizer, weight_reg_weight=weight)
-    return {
-        "contrastive": lambda: losses.ContrastiveLoss(**s),
-        "triplet": lambda: losses.TripletMarginLoss(**s),
-        "ntxent": lambda: losses.NTXentLoss(**s),
-        "proxy_nca": lambda: losses.ProxyNCALoss(**sizes, **s),
-        "margin": lambda: losses.MarginLoss(**s, learn_beta=True),
-        "margin_class": lambda: losses.MarginLoss(**s, learn_beta=True, num_classes=num_classes),
-        "normalized_softmax": lambda: losses.NormalizedSoftmaxLoss(**sizes, **s),
-        "cosface": lambda: losses.CosFaceLoss(**sizes, **s),
-        "arcface": lambda: losses.ArcFaceLoss(**sizes, **s),
-        "fastap": lambda: losses.FastAPLoss(**s),
-        "multi_similarity": lambda: losses.MultiSimilarityLoss(**s),
-        "multi_similarity_miner": lambda: losses.MultiSimilarityLoss(**{k: s[k] for k in ("alpha", "beta", "base")}),
-    }[name]()
-
-
-# Settings near the paper's best, and what must be known to compare: NT-Xent's 1e-20 is the smallest float in PML 2.9,
-# which makes no difference while a positive's share is far above both.
-PML_SETTINGS = {
-    "contrastive": {"pos_margin": 0.2, "neg_margin": 1.3},
-    "triplet": {"margin": 0.1},
-    "ntxent": {"temperature": 0.1},
-    "proxy_nca": {"softmax_scale": 14.0},
-    "margin": {"margin": 0.1, "beta": 1.2},
-    "margin_class": {"margin": 0.1, "beta": 1.2},
-    "normalized_softmax": {"temperature": 0.1},
-    "cosface": {"margin": 0.6, "scale": 100.0},
-    "arcface": {"margin": 23.0, "scale": 100.0},
-    "fastap": {"num_bins": 17},
-    "snr_contrastive": {"pos_margin": 0.3, "neg_margin": 1.8, "regularizer_weight": 0.1},
-    "multi_similarity": {"alpha": 2.0, "beta": 50.0, "base": 0.5},
-    "multi_similarity_miner": {"alpha": 18.0, "beta": 76.0, "base": 0.8, "epsilon": 0.4},
-    "soft_triple": {"la": 78.0, "gamma": 0.2, "reg_weight": 0.4, "margin": 0.4},
-}
-
-
-def in_pml_layout(weight):
-    """Our weights have the classes first; PML's proxies too, but its W and fc have them last."""
-    return weight.flatten(0, -2).T if weight.ndim > 1 else weight
-
-
 @pytest.mark.fidelity("Losses and miners: value and gradients", "pytorch-metric-learning, in float64", "relative")
 @pytest.mark.parametrize("kind", ["8 classes x 4", "32 classes x 1", "uneven, one alone"])
 @pytest.mark.parametrize("name", PML_SETTINGS)
@@ -300,24 +297,18 @@ def test_equals_pml(name, kind, deviates):
     embeddings, labels = batch(kind, torch.float64)
     num_classes, settings = num_classes_of(labels), PML_SETTINGS[name]
     ours = CLASSES[name](num_classes, EMBEDDING_SIZE, **settings).double()
-    theirs = pml_equal(name, num_classes, settings).double()
-    turn = (lambda weight: weight) if name == "proxy_nca" else in_pml_layout
-    with torch.no_grad():
-        for our_weight, their_weight in zip(ours.parameters(), theirs.parameters(), strict=True):
-            their_weight.copy_(turn(our_weight))
+    theirs = PML(name, num_classes, EMBEDDING_SIZE, settings).double()
+    theirs.take_weights(ours)
     if name == "arcface":  # beyond, PML goes on linearly and the paper's code does not
         own = F.cosine_similarity(embeddings, ours.weights[labels])
         assert own.acos().max() < math.radians(180 - settings["margin"])
 
-    mined = miners.MultiSimilarityMiner(settings["epsilon"])(embeddings, labels) if "epsilon" in settings else None
-    # PML's zero-mean term sees the embeddings as they are, the paper's normalised.
-    seen = F.normalize(embeddings) if name == "snr_contrastive" else embeddings
-    expected = value_and_gradients(theirs(seen, labels, mined), [embeddings, *theirs.parameters()])
-    loss, gradient, *weight_gradients = value_and_gradients(ours(embeddings, labels), [embeddings, *ours.parameters()])
+    expected = value_and_gradients(theirs(embeddings, labels), [embeddings, *theirs.parameters()])
+    loss, gradient, *of_weights = value_and_gradients(ours(embeddings, labels), [embeddings, *ours.parameters()])
+    found = [loss, gradient, *map(theirs.in_its_layout, of_weights)]
     # PML's SoftTriple leaves out the 1e-5 that the authors add inside the regulariser's root.
-    tolerance = 1e-5 if name == "soft_triple" else 1e-9
-    assert_equal([loss, gradient, *map(turn, weight_gradients)], expected, tolerance)
-    deviates(largest_difference([loss, gradient, *map(turn, weight_gradients)], expected))
+    assert_equal(found, expected, 1e-5 if name == "soft_triple" else 1e-9)
+    deviates(largest_difference(found, expected))
 
 
 @pytest.mark.parametrize("name", [name for name in PML_SETTINGS if "loss_lr" in ranges_of(name)])
@@ -325,7 +316,7 @@ def test_weights_begin_like_those_of_pml(name):
     torch.manual_seed(5)
     ours = CLASSES[name](9, EMBEDDING_SIZE, **PML_SETTINGS[name])
     torch.manual_seed(5)
-    theirs = pml_equal(name, 9, PML_SETTINGS[name])
+    theirs = PML(name, 9, EMBEDDING_SIZE, PML_SETTINGS[name])
     for our_weight, their_weight in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert_equal([our_weight.flatten()], [their_weight.flatten()], 1e-7)
 
@@ -334,8 +325,8 @@ def test_soft_triple_equals_pml_without_the_regulariser():
     embeddings, labels = batch("8 classes x 4", torch.float64)
     settings = PML_SETTINGS["soft_triple"] | {"reg_weight": 0.0}
     ours = CLASSES["soft_triple"](9, EMBEDDING_SIZE, **settings).double()
-    theirs = pml_equal("soft_triple", 9, settings).double()
-    theirs.fc.data = in_pml_layout(ours.centers.data)
+    theirs = PML("soft_triple", 9, EMBEDDING_SIZE, settings).double()
+    theirs.take_weights(ours)
     assert_equal(
         value_and_gradients(ours(embeddings, labels), [embeddings]),
         value_and_gradients(theirs(embeddings, labels), [embeddings]),

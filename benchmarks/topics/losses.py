@@ -112,20 +112,27 @@ class Dispatches(TorchDispatchMode):
         super().__init__()
         self.operations: list[str] = []
         self.waits: list[str] = []
-        """Those that give a value to the host, or whose result has a shape that only the values tell."""
+        """Those that give a value to the host, have a shape that only the values tell, or copy between devices."""
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         self.operations.append(str(operation))
-        if _waits(operation, args):
+        if _reads_values(operation, args) or _copies_between_devices(operation, args, kwargs):
             self.waits.append(str(operation))
-        return operation(*args, **(kwargs or {}))
+        return operation(*args, **kwargs)
 
 
-def _waits(operation: torch._ops.OpOverload, args: tuple) -> bool:
-    if "index" in operation.name():  # places are as good as a shape; of a mask the places must be found first
-        places = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else []
-        return any(isinstance(place, Tensor) and place.dtype in (torch.bool, torch.uint8) for place in places)
+def _reads_values(operation: torch._ops.OpOverload, args: tuple) -> bool:
+    if "index" in operation.name():  # indices are what they are; of a mask the indices must be found first
+        indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else []
+        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
     return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(operation.tags))
+
+
+def _copies_between_devices(operation: torch._ops.OpOverload, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    if operation is torch.ops.aten._to_copy.default:
+        return kwargs.get("device") not in (None, args[0].device)
+    return operation is torch.ops.aten.copy_.default and args[0].device != args[1].device
 
 
 @dataclass(frozen=True)
