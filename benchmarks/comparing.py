@@ -154,7 +154,9 @@ def draw(frame: pd.DataFrame) -> Figure:
         axes.annotate(times(ratio), (ratio, row), (place, 0), textcoords="offset points", ha=side, va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
     axes.axvline(1, color=INK, linewidth=0.8)
-    axes.set_yticks(rows, [f"{case} ({device})" for case, device in zip(shown["case"], shown["device"], strict=True)])
+    one_device = shown["device"].nunique() == 1
+    cases = shown["case"] if one_device else shown["case"] + " (" + shown["device"] + ")"
+    axes.set_yticks(rows, cases)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(-0.6, len(shown) - 0.4)
     _set_scale_of_ratios(axes, np.concatenate([ratios, goals]))
@@ -177,8 +179,9 @@ def three_digits(value: float) -> str:
 def _set_scale_of_ratios(axes: Any, values: np.ndarray) -> None:
     low, high = np.nanmin(values, initial=1), np.nanmax(values, initial=1)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.8, low / 1.6), max(2.5, high * 1.5))  # room for the numbers beyond the bars
-    decades = math.log10(high / low)
+    decades = max(0.5, math.log10(high / low))
+    room = 10 ** (0.15 * decades)  # for the numbers beyond the bars
+    axes.set_xlim(low / room if low < 1 else 0.8, high * room)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:,g}\N{MULTIPLICATION SIGN}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

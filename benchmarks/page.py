@@ -19,12 +19,14 @@ from dml.tabulation import LONG_TEXT, MINUS, MISSING, number
 
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 HEADINGS = {
-    "case": "Case", "device": "On", "ours": "Ours", "peer": "Peer", "ratio": "Ratio", "limit": "Limit", "goal": "Goal",
+    "case": "Case", "device": "On", "ours": "Ours", "peer": "Peer", "ratio": "Ratio", "goal": "Goal", "limit": "Limit",
     "of_limit": "Of the limit", "ours_mb": "Memory, ours", "peer_mb": "Memory, peer", "repetitions": "Repetitions",
+    "peer_is": "The peer", "limit_is": "The limit", "note": "Note",
 }  # fmt: skip
 """Of the columns of `comparing.table`; others are called what they are."""
-FOOTNOTES = {"note": "case", "peer_is": "peer", "limit_is": "limit"}
-"""Columns of words that stand below the table, each referred to in the column named here."""
+FOOTNOTES = {"peer_is": "peer", "limit_is": "limit"}
+FOOTNOTE = 60
+"""Columns of words that, if one has more than `FOOTNOTE` letters, stand below the table; marks in these columns."""
 SECONDS, MEGABYTES = ("ours", "peer", "limit"), ("ours_mb", "peer_mb", "megabytes")
 
 
@@ -43,8 +45,8 @@ class Topic:
     columns: list[dict[str, Any]] = field(default_factory=list)
     rows: list[list[dict[str, Any]]] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
-    goals: list[dict[str, Any]] = field(default_factory=list)
-    """The cases that have a goal."""
+    goals: dict[str, str] = field(default_factory=dict)
+    """How many of its goals are reached, the range of these ratios, and which are missed; empty if it has none."""
 
 
 def write(folder: Path, names: Sequence[str]) -> None:
@@ -81,37 +83,62 @@ def _earlier(made: Mapping[str, Any], newest: Mapping[str, Any]) -> str:
         return ""
     others = {key: value for key, value in made["machine"].items() if value != newest["machine"].get(key)}
     differences = "; ".join(f"{key}: {value}" for key, value in others.items())
-    return f"From an earlier run. {differences and f'Other than today was then: {differences}.'}"
+    return f"From an earlier run. {differences and f'What was different then: {differences}.'}"
 
 
 def _lay_out(topic: Topic, table: pd.DataFrame) -> None:
-    """Columns without a value are left out; long words that many rows share stand once, below the table."""
+    """Columns without a value are left out; long words that rows may share stand once, below the table."""
     known = [column for column in table.columns if table[column].notna().any()]
-    kept = [column for column in known if not (column in FOOTNOTES and FOOTNOTES[column] in known)]
-    if "ratio" in kept and "goal" in kept:
-        kept.remove("goal")
-        kept.insert(kept.index("ratio") + 1, "goal")
+    below = {
+        column: place
+        for column, place in FOOTNOTES.items()
+        if column in known and place in known and table[column].dropna().str.len().max() > FOOTNOTE
+    }
+    kept = _ordered([column for column in known if column not in below])
     topic.columns = [
         {"name": HEADINGS.get(column, _sentence(column)), "number": pd.api.types.is_numeric_dtype(table[column])}
         for column in kept
     ]
     for row in table.to_dict("records"):
-        marks = _marks(topic, row, known)
+        marks = _marks(topic, row, below)
         topic.rows.append([_cell(column, row, marks) for column in kept])
-        if not _missing(row.get("goal")) and not _missing(row.get("ratio")):
-            cells = ("case", "device", "ratio", "goal")
-            topic.goals.append({column: _cell(column, row, {}) for column in cells})
+    topic.goals = _goals(table) if {"case", "ratio", "goal"} <= set(known) else {}
 
 
-def _marks(topic: Topic, row: Mapping[str, Any], known: Sequence[str]) -> dict[str, int]:
+def _ordered(columns: Sequence[str]) -> list[str]:
+    """The goal beside the ratio, notes at the end."""
+    others = [column for column in columns if column not in ("goal", "note")]
+    if "goal" in columns:
+        others.insert(others.index("ratio") + 1 if "ratio" in others else len(others), "goal")
+    return [*others, *(["note"] if "note" in columns else [])]
+
+
+def _marks(topic: Topic, row: Mapping[str, Any], below: Mapping[str, str]) -> dict[str, int]:
     """The numbers of a row's footnotes by the column where they are set; new ones are taken up."""
     marks = {}
-    for column, place in FOOTNOTES.items():
-        if column in known and place in known and not _missing(row[column]) and not _missing(row[place]):
+    for column, place in below.items():
+        if not _missing(row[column]) and not _missing(row[place]):
             if row[column] not in topic.footnotes:
                 topic.footnotes.append(row[column])
             marks[place] = topic.footnotes.index(row[column]) + 1
     return marks
+
+
+def _goals(table: pd.DataFrame) -> dict[str, str]:
+    aimed = table[table["goal"].notna() & table["ratio"].notna()]
+    if aimed.empty:
+        return {}
+    missed = aimed[aimed["ratio"] < aimed["goal"]]
+    low, high = times(aimed["ratio"].min()), times(aimed["ratio"].max())
+    listed = [
+        f"{case} ({times(ratio)}, goal {_text('goal', goal)})"
+        for case, ratio, goal in zip(missed["case"], missed["ratio"], missed["goal"], strict=True)
+    ]
+    return {
+        "reached": f"{len(aimed) - len(missed)} of {len(aimed)}",
+        "ratios": low if low == high else f"{low} to {high}",
+        "missed": "; ".join(listed) or MISSING,
+    }
 
 
 def _cell(column: str, row: Mapping[str, Any], marks: Mapping[str, int]) -> dict[str, Any]:
@@ -140,6 +167,8 @@ def _text(column: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float | int) and float(value).is_integer():
         return f"{int(value):,}"
+    if isinstance(value, float) and 1e-3 <= value < 1e9:
+        return three_digits(value)
     return number(value, 3)
 
 

@@ -167,6 +167,33 @@ def test_what_was_measured_before_stays_and_says_so(project, ran):
     assert "python -m benchmarks unknown" in text
 
 
+def test_goals_missed_are_named(tmp_path):
+    rows = [
+        Row("fast", "cpu", 1.0, 3.0, "x", goal=2),
+        Row("slow", "cpu", 2.0, 3.0, "x", goal=2),
+        Row("free", "cpu", 1.0, 1.0, "x"),
+    ]
+    text = seen_of(tmp_path, rows)
+    assert {"1 of 2", "1.50× to 3.00×", "slow (1.50×, goal 2×)"} <= set(text)
+
+
+def test_words_that_are_long_stand_once_below_the_table(tmp_path):
+    long = "a peer that takes more words than a cell of a table has room for"
+    rows = [Row(case, "cpu", 1.0, 3.0, long, note="short") for case in ("one", "two")]
+    texts = seen_of(tmp_path, rows)
+    assert texts.count(long) == 1 and texts.count("short") == 2 and "The peer" not in texts
+
+
+def seen_of(folder, rows):
+    """The texts of a page with one table."""
+    machine = dict.fromkeys(("Processor", "Cores", "Memory", "GPU"), "some")
+    made = {"run": "2020-02-03T04:05:06+00:00", "command": "c", "machine": machine, "repetitions": 1, "seconds": 1.0}
+    comparing.table(rows).to_csv(folder / "topic.csv", index=False)
+    (folder / "topic.json").write_text(json.dumps(made | {"title": "Topic", "about": ""}))
+    page.write(folder, ["topic"])
+    return Seen((folder / "index.html").read_text()).texts
+
+
 def test_drawing_again_measures_nothing_and_a_success_ends_a_failure(project, ran):
     out = project / "again"
     shutil.copytree(ran[1], out)
