@@ -3,24 +3,31 @@
 A *positive* of a query is a gallery item of the query's class. Ranks start at 1 and follow three stated rules:
 
 - **distance**: squared Euclidean, computed in float64 and rounded to float32, so that equal vectors get equal distances
-  whatever order the matrix product sums in. Distances below `RESOLUTION` times the query's length count as that: they
+  whatever order sums are taken in. Distances below `RESOLUTION` times the query's length count as that: they
   are rounding error, not geometry. The embeddings are ranked as they come; normalising them is the caller's business.
 - **ties**: of two gallery items at the same distance, the one with the lower gallery index comes first.
 - **self**: without a gallery, every item is ranked against all the others and excluded from its own ranking by its
   index, never by its distance, so that a duplicate of the query stays in.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
+from typing import Self
 
 import numpy as np
 
 BLOCK_BYTES = 128 * 2**20
 RESOLUTION = 2.0**-22
 KMEANS_ITERATIONS = 20
-_BYTES_PER_DISTANCE = 16  # float64, then float32, then float32 sorted
-_MANY_TIES = 32  # from about here on, sorting all items is faster than looking up each tied distance
+_BYTES_PER_DISTANCE = 12  # float64, then float32
+SMALLEST_TILE, LARGEST_TILE = 256, 4096
+"""Queries, and as many items, compared at once: their products in float32 are at most 64 MB for each thread."""
+DEPTH = 128
+"""Dimensions that the float32 product sums up before it adds to the sum of those before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +103,17 @@ def neighbours(
     gallery_labels: np.ndarray | None = None,
     *,
     seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
 ) -> Neighbours:
     """Rank the gallery (G, D) for every query (N, D) and keep the ranks of the positives.
 
     Without a gallery, the embeddings are their own gallery, each query excluded by its index. Labels are one value per
-    embedding, (N,) and (G,), of any type that sorts. `seed` is the clustering's. Memory beyond the arguments: the
-    gallery and the queries in float64, and blocks of distances of `BLOCK_BYTES`.
+    embedding, (N,) and (G,), of any type that sorts. `seed` is the clustering's.
+
+    Neither `device`, where the ranks are found, nor `threads` changes a result; of threads there are OMP_NUM_THREADS,
+    or as many as the process has cores, if not given. Memory beyond the arguments: two copies of gallery and queries,
+    12 bytes for each positive of a query, and at most 64 MB a thread; on a GPU about 1 GB.
 
     ValueError for lengths or widths that do not fit together, for NaN or infinite embeddings, and if no query at all
     has a positive.
@@ -115,25 +127,29 @@ def neighbours(
     else:
         gallery, gallery_labels = _checked("gallery", gallery, "gallery_labels", gallery_labels)
 
-    members = _members(labels, gallery_labels)
-    n_positives = np.array([len(positives) for positives in members]) - gallery_is_queries
+    classes = _Classes.of(labels, gallery_labels)
+    n_positives = classes.sizes[classes.of_query] - gallery_is_queries
     queries = np.flatnonzero(n_positives > 0)
     if len(queries) == 0:
         raise ValueError("labels: no query has another item of its class in the gallery; expected at least one")
-
-    offsets = np.concatenate([[0], np.cumsum(n_positives[queries])])
-    ranks = np.empty(offsets[-1], dtype=np.int32)
-    done = 0
-    for block, distances in _distance_blocks(queries, embeddings, gallery, gallery_is_queries):
-        ascending = np.sort(distances, axis=1)
-        for query, row, ascending_row in zip(block, distances, ascending, strict=True):
-            positives = members[query]
-            if gallery_is_queries:
-                positives = positives[positives != query]
-            ranks[offsets[done] : offsets[done + 1]] = _ranks(positives, row, ascending_row)
-            done += 1
-
-    return Neighbours(ranks, offsets, queries, len(labels) - len(queries), embeddings, labels, seed)
+    offsets = np.concatenate([[0], np.cumsum(n_positives)])
+    found = Neighbours(
+        np.empty(offsets[-1], np.int32),
+        offsets[np.append(queries, len(labels))],  # those left out have no places between
+        queries,
+        len(labels) - len(queries),
+        embeddings,
+        labels,
+        seed,
+    )
+    scaled = _scaled(embeddings, gallery, gallery_is_queries)
+    others = None
+    if device != "cpu":
+        others = _count_on_gpu(*scaled, offsets, classes, gallery_is_queries, device)
+    if others is None:
+        others = _count(*scaled, offsets, classes, gallery_is_queries, threads or _usable_cores())
+    np.add(others, found.hits, out=found.ranks)  # before the k-th positive there are k - 1 others, and those counted
+    return found
 
 
 def nearest(embeddings: np.ndarray, queries: np.ndarray, k: int, gallery: np.ndarray | None = None) -> np.ndarray:
@@ -175,14 +191,139 @@ def _checked_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
     return embeddings
 
 
-def _members(labels: np.ndarray, gallery_labels: np.ndarray) -> list[np.ndarray]:
-    """For each query, the ascending gallery indices of its class (the query's own among them in self-retrieval)."""
-    classes, class_of_item = np.unique(gallery_labels, return_inverse=True)
-    by_class = np.argsort(class_of_item, kind="stable")
-    ends = np.cumsum(np.bincount(class_of_item, minlength=len(classes)))
-    members = dict(zip(classes.tolist(), np.split(by_class, ends[:-1]), strict=True))
-    nothing = np.empty(0, dtype=np.int64)
-    return [members.get(label, nothing) for label in labels.tolist()]
+@dataclass(frozen=True)
+class _Classes:
+    """The gallery indices of each class, ascending, one class after the other, and the class of each query."""
+
+    by_class: np.ndarray
+    offsets: np.ndarray
+    of_query: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, gallery_labels: np.ndarray) -> Self:
+        classes, class_of_item = np.unique(gallery_labels, return_inverse=True)
+        place = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+        of_query = np.where(classes[place] == labels, place, len(classes))  # the last class is of those without any
+        sizes = np.bincount(class_of_item, minlength=len(classes) + 1)
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        return cls(np.argsort(class_of_item, kind="stable"), offsets, of_query)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+def _usable_cores() -> int:
+    """As many as the process was told to use, as all numerical libraries are told it."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+def _scaled(embeddings: np.ndarray, gallery: np.ndarray, gallery_is_queries: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Both multiplied by a power of two, which is exact, so that squares of very large and very small ones are none."""
+    if embeddings.shape[1] != gallery.shape[1]:
+        raise ValueError(f"gallery: {gallery.shape[1]} dimensions; expected {embeddings.shape[1]} as in embeddings")
+    largest = max(np.abs(embeddings).max(), np.abs(gallery).max())
+    exponent = -int(np.frexp(np.float64(largest))[1])
+    scaled = [
+        np.ascontiguousarray(np.ldexp(each.astype(np.promote_types(each.dtype, np.float32), copy=False), exponent))
+        for each in ([gallery] if gallery_is_queries else [embeddings, gallery])
+    ]
+    return scaled[0], scaled[-1]
+
+
+def _count(
+    embeddings: np.ndarray,
+    gallery: np.ndarray,
+    offsets: np.ndarray,
+    classes: _Classes,
+    gallery_is_queries: bool,
+    threads: int,
+) -> np.ndarray:
+    """How many items of other classes come before each positive of each query: (offsets[-1],) int32.
+
+    The product of a tile of queries with one of items is taken in float32, and tells for nearly all items on which side
+    of a positive they are; what its rounding error leaves in doubt is computed anew in float64. The bound of that error
+    is rigorous: n u / (1 - n u) for sums of n products (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
+    section 3.1). Sums of `DEPTH` dimensions are added up, so that n is small. Without a gallery a tile serves both its
+    rows and its columns.
+    """
+    from threadpoolctl import threadpool_limits
+
+    from dml import counting
+
+    sides = [counting.Side(vectors, counting.half_norms(vectors)) for vectors in (embeddings, gallery)]
+    slices = [_slices(vectors) for vectors in (embeddings, gallery)]
+    positives = counting.Positives(offsets, np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int32))
+    counts = np.zeros(offsets[-1], np.int32)
+    summed = (
+        min(DEPTH, embeddings.shape[1]) + len(slices[0]) + 2
+    )  # 2: the vectors themselves may have been rounded to float32
+    error = summed * 2.0**-24 / (1 - summed * 2.0**-24)
+    side = min(LARGEST_TILE, max(SMALLEST_TILE, -(-len(gallery) // (2 * threads))))
+    starts, item_starts = range(0, len(embeddings), side), range(0, len(gallery), side)
+    locks = [Lock() for _ in starts]
+
+    def find_positives(start: int) -> None:
+        end = min(start + side, len(embeddings))
+        counting.find_positives(
+            start, end, *sides, classes.by_class, classes.offsets, classes.of_query, gallery_is_queries, RESOLUTION,
+            positives,
+        )  # fmt: skip
+
+    def compare(tile: tuple[int, int]) -> None:
+        rows, columns = tile
+        products = _products(slices[0], slices[1], slice(rows, rows + side), slice(columns, columns + side))
+        uses = [(False, rows, columns), (True, columns, rows)]
+        for transposed, query, item in uses if gallery_is_queries and rows != columns else uses[:1]:
+            with locks[query // side]:
+                counting.count(
+                    products, transposed, query, item, *sides, positives, gallery_is_queries, error, RESOLUTION, counts
+                )
+
+    tiles = [(query, item) for query in starts for item in item_starts if item >= query or not gallery_is_queries]
+    tiles.sort(key=lambda tile: (tile[1] - tile[0]) % len(gallery))  # those that are compared together share no rows
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        for work, parts in ((find_positives, starts), (compare, tiles)):
+            for _ in pool.map(work, parts):
+                pass
+    return counts
+
+
+def _count_on_gpu(
+    embeddings: np.ndarray,
+    gallery: np.ndarray,
+    offsets: np.ndarray,
+    classes: _Classes,
+    gallery_is_queries: bool,
+    device: str,
+) -> np.ndarray | None:
+    """The same; None where the CPU is the better place."""
+    from dml import counting_on_gpu
+
+    positives = counting_on_gpu.positives_of(
+        classes.of_query, classes.by_class, np.append(classes.offsets, classes.offsets[-1]), gallery_is_queries
+    )
+    return counting_on_gpu.count(embeddings, gallery, offsets, positives, gallery_is_queries, RESOLUTION, device)
+
+
+def _slices(vectors: np.ndarray) -> list[np.ndarray]:
+    """Their dimensions, `DEPTH` at a time, float32."""
+    return [
+        np.ascontiguousarray(vectors[:, start : start + DEPTH], dtype=np.float32)
+        for start in range(0, vectors.shape[1], DEPTH)
+    ]
+
+
+def _products(
+    queries: Sequence[np.ndarray], items: Sequence[np.ndarray], which_queries: slice, which_items: slice
+) -> np.ndarray:
+    """The dot products of some queries with some items, float32."""
+    from scipy.linalg.blas import sgemm
+
+    products = np.zeros((len(queries[0][which_queries]), len(items[0][which_items])), np.float32)
+    for a, b in zip(queries, items, strict=True):  # BLAS has columns for rows: all is transposed
+        sgemm(1.0, b[which_items].T, a[which_queries].T, trans_a=True, beta=1.0, c=products.T, overwrite_c=True)
+    return products
 
 
 def _distance_blocks(
@@ -215,22 +356,6 @@ def _distance_blocks(
         if gallery_is_queries:
             distances[np.arange(len(block)), block] = np.inf
         yield block, distances
-
-
-def _ranks(positives: np.ndarray, distances: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """The ascending 1-based ranks of the positives (R,) of one query, given its distances (G,), also sorted."""
-    of_positives = distances[positives]
-    ordered = np.sort(of_positives)
-    before = np.searchsorted(ascending, ordered, side="left")
-    tied = np.unique(ordered[np.searchsorted(ascending, ordered, side="right") - before > 1])
-    if len(tied) > _MANY_TIES:
-        is_positive = np.zeros(len(distances), dtype=bool)
-        is_positive[positives] = True
-        return np.flatnonzero(is_positive[np.argsort(distances, kind="stable")]) + 1
-    for distance in tied:
-        items = np.flatnonzero(distances == distance)
-        before[ordered == distance] += np.searchsorted(items, positives[of_positives == distance])
-    return before + 1
 
 
 def _first(k: int, distances: np.ndarray) -> np.ndarray:

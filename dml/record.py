@@ -17,7 +17,10 @@ EMBEDDING_CODE = [
     Path(__file__).parent / f"{name}.py"
     for name in ("augmentation", "embedding", "evaluation", "images", "loading", "model")
 ]
-EVALUATION_CODE = [*EMBEDDING_CODE, *(Path(__file__).parent / f"{name}.py" for name in ("measuring", "neighbours"))]
+EVALUATION_CODE = [
+    *EMBEDDING_CODE,
+    *(Path(__file__).parent / f"{name}.py" for name in ("counting", "counting_on_gpu", "measuring", "neighbours")),
+]
 USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies")
 """What users are to change; studies have fingerprints of their own."""
 PACKAGES = ("torch", "numpy", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")

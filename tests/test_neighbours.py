@@ -6,6 +6,7 @@ import reference_ranking as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dml import counting_on_gpu
 from dml import neighbours as module
 from dml.neighbours import nearest, neighbours
 
@@ -99,23 +100,107 @@ def test_a_duplicate_of_the_query_stays_in_its_ranking():
     assert (neighbours(embeddings, np.repeat(np.arange(30), 2)).ranks == 1).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_classes", [3, 60])  # positives by bucket, one by one
+def test_tiles_and_threads_change_nothing(kind, n_classes, monkeypatch):
+    rng = np.random.default_rng(3)
+    embeddings, labels = drawn(kind, 211, 131, rng), rng.integers(0, n_classes, 211)
+    expected = ranks_by_sorting(embeddings, labels)
+    np.testing.assert_array_equal(neighbours(embeddings, labels).ranks, expected)
+    for tile, threads in ((20, 1), (33, 2), (210, 5)):
+        monkeypatch.setattr(module, "SMALLEST_TILE", tile)
+        monkeypatch.setattr(module, "LARGEST_TILE", tile)
+        np.testing.assert_array_equal(neighbours(embeddings, labels, threads=threads).ranks, expected)
+        found = neighbours(embeddings, labels, embeddings[50:], labels[50:], threads=threads)
+        np.testing.assert_array_equal(found.ranks, ranks_by_sorting(embeddings, labels, embeddings[50:], labels[50:]))
+
+
+@settings(deadline=None, max_examples=100)
+@given(retrievals())
+def test_the_gpus_way_gives_the_same_ranks(arguments):
+    try:
+        expected = neighbours(*arguments)
+    except ValueError:
+        return
+    np.testing.assert_array_equal(neighbours(*arguments, device="cpu:0").ranks, expected.ranks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block_bytes", [1, 100_000, 2**29])
+@pytest.mark.parametrize("n_classes", [3, 60])
+def test_the_gpus_blocks_change_nothing(kind, n_classes, block_bytes, monkeypatch):
+    rng = np.random.default_rng(9)
+    embeddings, labels = drawn(kind, 211, 131, rng), rng.integers(0, n_classes, 211)
+    monkeypatch.setattr(counting_on_gpu, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(counting_on_gpu, "DOUBTFUL", np.inf)  # nothing is left to the CPU
+    monkeypatch.delattr(module, "_count")
+    for gallery in ((), (embeddings[50:], labels[50:])):
+        found = neighbours(embeddings, labels, *gallery, device="cpu:0")
+        np.testing.assert_array_equal(found.ranks, ranks_by_sorting(embeddings, labels, *gallery))
+
+
+def test_the_gpu_leaves_collapsed_embeddings_to_the_cpu():
+    rng = np.random.default_rng(9)
+    embeddings, labels = drawn("collapsed", 211, 131, rng), rng.integers(0, 3, 211)
+    assert module._count_on_gpu(*_counting_arguments(embeddings, labels), "cpu:0") is None
+    found = neighbours(embeddings, labels, device="cpu:0")
+    np.testing.assert_array_equal(found.ranks, ranks_by_sorting(embeddings, labels))
+
+
+def _counting_arguments(embeddings, labels):
+    classes = module._Classes.of(labels, labels)
+    offsets = np.concatenate([[0], np.cumsum(classes.sizes[classes.of_query] - 1)])
+    return embeddings, embeddings, offsets, classes, True
+
+
 @pytest.mark.parametrize("block_bytes", [1, 5_000, 40_000])
 @pytest.mark.parametrize("kind", KINDS)
 def test_block_size_changes_nothing(kind, block_bytes, monkeypatch):
-    rng = np.random.default_rng(3)
-    embeddings, labels = drawn(kind, 211, 131, rng), rng.integers(0, 20, 211)
-    whole, whole_nearest = neighbours(embeddings, labels), nearest(embeddings, np.arange(211), 210)
+    embeddings = drawn(kind, 211, 131, np.random.default_rng(3))
+    whole = nearest(embeddings, np.arange(211), 210)
     monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
-    np.testing.assert_array_equal(neighbours(embeddings, labels).ranks, whole.ranks)
-    np.testing.assert_array_equal(nearest(embeddings, np.arange(211), 210), whole_nearest)
+    np.testing.assert_array_equal(nearest(embeddings, np.arange(211), 210), whole)
 
 
-def test_memory_is_that_of_a_block(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_BYTES", 2**20)
+def ranks_by_sorting(embeddings, labels, gallery=None, gallery_labels=None):
+    """By all distances in float64, from differences, rounded as the rule says."""
+    itself = gallery is None
+    gallery, gallery_labels = (embeddings, labels) if itself else (gallery, gallery_labels)
+    found = []
+    for query, (vector, label) in enumerate(zip(embeddings, labels, strict=True)):
+        squares = np.square(vector.astype(np.float64) - gallery).sum(axis=1).astype(np.float32)
+        order = np.argsort(squares, kind="stable")
+        found.append(np.flatnonzero(gallery_labels[order[order != query] if itself else order] == label) + 1)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("jitter", [1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("n_classes", [2, 10, 100])
+def test_what_float32_cannot_tell_apart_is_ranked_as_float64_has_it(jitter, n_classes, dtype):
+    rng = np.random.default_rng(8)
+    few = rng.standard_normal((20, 300))
+    points = ((few[rng.integers(0, 20, 400)] + jitter * rng.standard_normal((400, 300))) / np.sqrt(300)).astype(dtype)
+    labels = rng.integers(0, n_classes, 400)
+    np.testing.assert_array_equal(neighbours(points, labels).ranks, ranks_by_sorting(points, labels))
+
+
+@pytest.mark.parametrize("dimensions", [2, 127, 128, 129, 400])
+@pytest.mark.parametrize("n_classes", [3, 200])
+def test_ranks_are_those_of_sorting_in_any_dimension(dimensions, n_classes):
+    rng = np.random.default_rng(dimensions)
+    embeddings = rng.standard_normal((500, dimensions)).astype(np.float32) * rng.lognormal(size=(500, 1), sigma=0.3)
+    labels = rng.integers(0, n_classes, 500)
+    np.testing.assert_array_equal(neighbours(embeddings, labels).ranks, ranks_by_sorting(embeddings, labels))
+
+
+def test_memory_is_that_of_a_tile(monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_TILE", 256)
     rng = np.random.default_rng(0)
     embeddings, labels = rng.standard_normal((3000, 4)), rng.integers(0, 300, 3000)
+    neighbours(embeddings, labels)  # compiles
     tracemalloc.start()
-    neighbours(embeddings, labels)
+    neighbours(embeddings, labels, threads=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3000**2 / 2, "less than half a byte per pair"
