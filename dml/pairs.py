@@ -2,9 +2,10 @@
 
 Nothing here waits for the device or has a shape that depends on values, so a training step can be captured in a CUDA
 graph. Every gradient is finite, also between equal embeddings, whose distance counts as zero with zero gradient.
+Embeddings are float32 or float64, outside of autocast: half precision does not tell the near from the nearest.
 
 A step of these sizes takes as long as launching its operations. The gradients of cosines and distances are therefore
-written out: autograd would take three times as many operations for them, and more than all else in a loss.
+written out: autograd would need three times as many operations for them.
 """
 
 import torch

@@ -59,5 +59,6 @@ class _CountsUpTo(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        of_sum = gradient.gather(2, ctx.place.long()[:, None].expand_as(ctx.weights))
+        bins = ctx.place.long().clamp_(0, gradient.shape[2] - 1)  # of a training that diverged they may be anything
+        of_sum = gradient.gather(2, bins[:, None].expand_as(ctx.weights))
         return -(of_sum * ctx.weights).sum(dim=1), None, None
