@@ -27,7 +27,7 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
     import torch
     from safetensors.torch import load
 
-    from dml.model import Model
+    from dml.model import Model, set_precision
     from dml.runs import naming_what_needs_memory, of_pixels, resolve_device
 
     started = time.monotonic()
@@ -43,6 +43,7 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
         # its weights are the model's now
         protocol = Protocol.check(record["protocol"] | {"weights": None}, str(model))
         state = load(read_bytes(model, record["model"]))
+        set_precision(protocol.precision)
         network = Model(protocol, has_head="head.weight" in state)
         network.load_state_dict(state)
         with naming_what_needs_memory(

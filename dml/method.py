@@ -32,6 +32,9 @@ class Method(nn.Module):
     trains = True
     """False for a method that only looks at the trunk as it is: no steps, no head, `features` as embeddings."""
 
+    capturable = True
+    """False for a method whose step waits for the device, or has shapes that depend on values: it has no CUDA graph."""
+
     def objective(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """The scalar to minimise. Override where a method needs more than the embeddings."""
         return self(outputs.embeddings, labels)

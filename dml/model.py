@@ -39,14 +39,18 @@ class Model(nn.Module):
                 self.norm = nn.LayerNorm(plugin.WIDTH, elementwise_affine=False)
             self.head = nn.Linear(plugin.WIDTH, protocol.embedding_size, bias=protocol.head_bias)
             self.embedding_size = protocol.embedding_size
+        self.precision = protocol.precision
         self.freeze_batchnorm = protocol.freeze_batchnorm
         if self.freeze_batchnorm == "everything":
             for module in self._batchnorms():
                 module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Outputs:
-        features = self.pooling(self.trunk(normalise(images, self.channels, self.mean, self.std)))
-        return Outputs(self.head(self.norm(features)), features)
+        pixels = normalise(images, self.channels, self.mean, self.std)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            features = self.pooling(self.trunk(pixels))
+            embeddings = self.head(self.norm(features))
+        return Outputs(embeddings.float(), features.float())
 
     def train(self, mode: bool = True) -> Self:
         """Training mode; the running statistics of batch normalisation stay as they are if they are frozen."""
@@ -88,6 +92,16 @@ class Pooling(nn.Module):
         powers = self.p * places.clamp(min=1e-6).log()
         count = math.prod(places.shape[dim] for dim in dims)
         return ((powers.logsumexp(dims) - math.log(count)) / self.p).exp()
+
+
+def set_precision(precision: str) -> None:
+    """Have this process multiply and convolve in float32 proper on GPUs, or in TensorFloat-32 if `precision` is tf32.
+
+    PyTorch's own default is TensorFloat-32 for convolutions. What bfloat16 leaves in float32 is float32 proper.
+    """
+    allowed = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = allowed
+    torch.backends.cudnn.conv.fp32_precision = allowed
 
 
 def save_model(model: Model, path: Path) -> str:

@@ -27,6 +27,8 @@ class PMLMethod(Method):
     only for batches of as many classes as images per class.
     """
 
+    capturable = False
+
     def __init__(self, num_classes: int, embedding_size: int, loss: Description, miner: Description | None = None):
         super().__init__()
         # P2SGradLoss has another name for the embedding size.

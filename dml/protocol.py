@@ -72,6 +72,12 @@ class Protocol(Checked):
         "scale and shift are still trained, with weight decay), everything (the paper's prose), or nothing",
     )
 
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32",
+        description="of products and convolutions in trunk and head: float32 (the paper's), tf32 (GPUs only: inputs "
+        "rounded to 10 bits after the point) or bfloat16 (autocast: 7 bits); weights, losses and metrics stay float32",
+    )
+
     # the pixels
     resize: int = Field(default=256, ge=1, description="shorter side of every image, pixels")
     crop_size: int = Field(default=227, ge=1, description="side of the square that the trunk sees, pixels")
@@ -180,6 +186,7 @@ class Protocol(Checked):
 TRAINING_CODE = [
     Path(__file__).parent / f"{name}.py"
     for name in ("augmentation", "counting", "counting_on_gpu", "embedding", "images", "loading", "method", "model",
-                 "neighbours", "pairs", "runs", "sampling", "search", "seeds", "splits", "training", "metrics/map_at_r")
+                 "neighbours", "pairs", "runs", "sampling", "search", "seeds", "splits", "stepping",
+                 "training", "metrics/map_at_r")
 ]  # fmt: skip
 """Files that every search and training runs through; results of different versions never stand in one table."""

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dml import plugins
-from dml.augmentation import train_batch
 from dml.checkpoint import Checkpoint
-from dml.embedding import embed
+from dml.embedding import embed_batches
 from dml.images import PackedImages
+from dml.loading import CentreCrops, Loader
 from dml.method import Method
-from dml.model import Model
+from dml.model import Model, set_precision
 from dml.neighbours import neighbours
 from dml.pml import build_pml_method
 from dml.protocol import Protocol
@@ -28,6 +28,7 @@ from dml.record import hardware
 from dml.sampling import Batches
 from dml.seeds import derive_seed, generator
 from dml.splits import Fold
+from dml.stepping import Stepper
 from dml.trial import OPTIMISER, Trial
 
 
@@ -73,14 +74,15 @@ def train(
     checkpoint = checkpoint or Checkpoint()
     train_images, train_labels = of_classes(trainval, fold.train)
     validation_images, validation_labels = of_classes(trainval, fold.validation)
-    targets = torch.from_numpy(train_labels)
     now = Training.start(trial, protocol, train_labels, seed, weights, device)
+    batches = Loader(train_images, train_labels, now.order, protocol, now.crops, device)
+    validation_crops = CentreCrops(validation_images, protocol.crop_size, device, keep=True)
 
     def validate() -> float:
-        embeddings = embed(now.model, validation_images, protocol.crop_size, device)
+        embeddings = embed_batches(now.model, validation_crops)
         if not np.isfinite(embeddings).all():
             return math.nan
-        return float(np.mean(map_at_r(neighbours(embeddings, validation_labels))["map_at_r"]))
+        return float(np.mean(map_at_r(neighbours(embeddings, validation_labels, device=device))["map_at_r"]))
 
     saved = checkpoint.load()
     if saved is None:
@@ -88,26 +90,16 @@ def train(
     else:
         now.load_state_dict(saved)
     course = now.course
+    step = Stepper(now.model, now.method, now.optimizers, now.total, device)
 
     every = protocol.evaluate_every * protocol.epoch_steps
     last_step = protocol.max_epochs // protocol.evaluate_every * every
     bar = tqdm(None, trial.method, last_step, initial=course.step, unit="step", mininterval=10, disable=course.ended)
-    with checkpoint, bar:
+    with checkpoint, bar, batches:
         while not course.ended:
             now.model.train()
             for _ in range(course.curve[-1]["step"] + every - course.step):
-                indices = next(now.order)
-                crops = train_batch(
-                    train_images, indices, protocol.crop_size, protocol.crop_scale, protocol.crop_ratio,
-                    protocol.flip, now.crops,
-                )  # fmt: skip
-                loss = now.method.objective(now.model(crops.to(device)), targets[indices].to(device))
-                for optimizer in now.optimizers:
-                    optimizer.zero_grad()
-                loss.backward()
-                for optimizer in now.optimizers:
-                    optimizer.step()
-                now.total += loss.detach()  # read once a validation: reading it each step would make the device wait
+                step(*next(batches))
                 course.step += 1
                 bar.update()
                 checkpoint.stop_if_asked(now.state_dict)
@@ -191,6 +183,7 @@ class Training:
         cls, trial: Trial, protocol: Protocol, labels: np.ndarray, seed: int, weights: Path | None, device: str
     ) -> Self:
         """As it is before the first step; each part has random draws of its own, derived from the seed."""
+        set_precision(protocol.precision)
         torch.manual_seed(derive_seed(seed, "model"))
         model = Model(protocol, method_class_of(trial).trains, weights).to(device)
         torch.manual_seed(derive_seed(seed, "loss"))
@@ -284,7 +277,12 @@ def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Proto
 
 def _rmsprop(parameters, learning_rate: float, weight_decay: float, protocol: Protocol) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(
-        parameters, lr=learning_rate, momentum=protocol.momentum, weight_decay=weight_decay, foreach=True
+        parameters,
+        lr=learning_rate,
+        momentum=protocol.momentum,
+        weight_decay=weight_decay,
+        foreach=True,
+        capturable=parameters[0].is_cuda,  # what it counts is counted on the GPU: see `Stepper`
     )
 
 

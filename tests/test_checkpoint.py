@@ -15,7 +15,7 @@ import pytest
 import torch
 from holding import has_ended, hold_at, let_go, wait_until_held
 
-from dml import plugins, training
+from dml import loading, plugins, training
 from dml.checkpoint import Checkpoint
 from dml.protocol import Protocol
 from dml.search import Range
@@ -79,26 +79,26 @@ class Killed(Exception):
 
 def killed_before(step, monkeypatch):
     """Let the next training end without warning before its step of that number, as `kill -9` ends a process."""
-    steps, draw = iter(range(step + 1)), training.train_batch
+    steps, draw = iter(range(step + 1)), loading.Loader.__next__
 
     def drawn(*arguments):
         if next(steps, step) == step:
             raise Killed
         return draw(*arguments)
 
-    monkeypatch.setattr(training, "train_batch", drawn)
+    monkeypatch.setattr(loading.Loader, "__next__", drawn)
 
 
 def asked_before(step, monkeypatch, number=signal.SIGTERM):
     """Let the next training get a signal to stop during its step of that number."""
-    steps, draw = iter(range(step + 1)), training.train_batch
+    steps, draw = iter(range(step + 1)), loading.Loader.__next__
 
     def drawn(*arguments):
         if next(steps, -1) == step:
             signal.raise_signal(number)
         return draw(*arguments)
 
-    monkeypatch.setattr(training, "train_batch", drawn)
+    monkeypatch.setattr(loading.Loader, "__next__", drawn)
 
 
 def facts(outcome):
@@ -191,7 +191,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch, trainva
     """One job trains several folds: a kill during the second must not cost the first."""
     checkpoint = Checkpoint(tmp_path / "state", {})
     first = train(TRIALS[0], protocol, trainval, fold, seed=3, checkpoint=checkpoint)
-    monkeypatch.setattr(training, "train_batch", None)
+    monkeypatch.setattr(loading.Loader, "__next__", None)
     again = train(TRIALS[0], protocol, trainval, fold, seed=3, checkpoint=checkpoint)
     assert same(again, first) and again.resumed == []
     assert again.seconds > first.seconds / 2  # of the one that trained
@@ -205,7 +205,7 @@ def test_an_end_is_remembered(tmp_path, monkeypatch, trainval, fold, protocol, v
         patch.setattr(training, "map_at_r", lambda _: {"map_at_r": next(found)})
         ended = train(TRIALS[0], patient, trainval, fold, 3, checkpoint=checkpoint)
     assert ended.steps == 6 and (ended.failure is None) == (values[-1] == 0.4)
-    monkeypatch.setattr(training, "train_batch", None)
+    monkeypatch.setattr(loading.Loader, "__next__", None)
     assert same(train(TRIALS[0], patient, trainval, fold, 3, checkpoint=checkpoint), ended)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dml.method import Outputs
-from dml.model import Model, Pooling, load_state, save_model
+from dml.model import Model, Pooling, load_state, save_model, set_precision
 from dml.protocol import Protocol
 
 
@@ -245,3 +245,27 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(ValueError, match="size mismatch for 0.0.weight"):
         model(weights=tmp_path / "w.pth")
+
+
+def test_bfloat16_computes_otherwise_and_gives_float32():
+    exact, rounded = model(seed=1)(images()), model(seed=1, precision="bfloat16")(images())
+    for name in Outputs._fields:
+        one, other = getattr(exact, name), getattr(rounded, name)
+        assert one.dtype == other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+def test_bfloat16_trains_weights_of_float32():
+    network = model(precision="bfloat16")
+    network(images()).embeddings.square().sum().backward()
+    assert {(p.dtype, p.grad.dtype) for p in network.parameters()} == {(torch.float32, torch.float32)}
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "ieee")])
+def test_tensorfloat_is_used_only_where_the_study_says_so(precision, expected, monkeypatch):
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    monkeypatch.setattr(matmul, "fp32_precision", "tf32")
+    monkeypatch.setattr(conv, "fp32_precision", "tf32")
+    set_precision(precision)
+    assert (matmul.fp32_precision, conv.fp32_precision) == (expected, expected)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from dml import training
+from dml import loading, training
 from dml.augmentation import train_batch
-from dml.embedding import embed
+from dml.embedding import embed, embed_batches
 from dml.images import PackedImages
 from dml.method import Method
 from dml.model import Model
@@ -52,11 +52,11 @@ def scripted(monkeypatch, trainval, fold, protocol):
     def run(script, trial=CONTRASTIVE, **changes):
         results, states = iter(script), []
 
-        def look(model, images, crop_size, device):
+        def look(model, batches):
             states.append(state_of(model))
-            return np.eye(len(images), dtype=np.float32)
+            return np.eye(len(batches.images), dtype=np.float32)
 
-        monkeypatch.setattr(training, "embed", look)
+        monkeypatch.setattr(training, "embed_batches", look)
         monkeypatch.setattr(training, "map_at_r", lambda found: {"map_at_r": np.array([next(results)])})
         changed = protocol.model_copy(update={"epoch_steps": 1, "max_epochs": 1000} | changes)
         return train(trial, changed, trainval, fold, seed=3), states
@@ -327,16 +327,16 @@ def watched(monkeypatch, trainval, fold, protocol):
     def run(trial, seed=3):
         states, drawn = [], []
 
-        def look(model, *arguments):
+        def look(model, batches):
             states.append(state_of(model))
-            return embed(model, *arguments)
+            return embed_batches(model, batches)
 
         def draw(images, indices, *arguments):
             drawn.append((np.array(indices), train_batch(images, indices, *arguments)))
             return drawn[-1][1]
 
-        monkeypatch.setattr(training, "embed", look)
-        monkeypatch.setattr(training, "train_batch", draw)
+        monkeypatch.setattr(training, "embed_batches", look)
+        monkeypatch.setattr(loading, "train_batch", draw)
         train(trial, protocol, trainval, fold, seed)
         return states[0], drawn
 
@@ -425,16 +425,16 @@ def test_images_outside_the_folds_classes_are_never_looked_at(trainval, protocol
 def test_batches_hold_train_classes_and_validation_sees_validation_classes(monkeypatch, trainval, fold, protocol):
     seen = {"train": set(), "validation": set()}
 
-    def look(model, images, *arguments):
-        seen["validation"] |= set(images.labels.tolist())
-        return embed(model, images, *arguments)
+    def look(model, batches):
+        seen["validation"] |= set(batches.images.labels.tolist())
+        return embed_batches(model, batches)
 
     def draw(images, indices, *arguments):
         seen["train"] |= set(images.labels[indices].tolist())
         return train_batch(images, indices, *arguments)
 
-    monkeypatch.setattr(training, "embed", look)
-    monkeypatch.setattr(training, "train_batch", draw)
+    monkeypatch.setattr(training, "embed_batches", look)
+    monkeypatch.setattr(loading, "train_batch", draw)
     train(CONTRASTIVE, protocol.model_copy(update={"max_epochs": 4}), trainval, fold, seed=3)
     assert seen == {"train": set(fold.train), "validation": set(fold.validation)}
 

@@ -1,0 +1,140 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dml import stepping
+from dml.method import Method, Outputs
+from dml.stepping import EAGER_STEPS, Stepper
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+    def forward(self, images):
+        features = self.layers(images)
+        return Outputs(features, features)
+
+
+class Distance(Method):
+    """Has a weight of its own; `factor` makes the loss infinite when it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.factor = 1.0
+
+    def forward(self, embeddings, labels):
+        return ((embeddings * self.weight - labels[:, None]) ** 2).mean() * self.factor
+
+
+def a_stepper(device="cuda", captures=True):
+    torch.manual_seed(0)
+    model, method = Network(), Distance()
+    method.capturable = captures
+    optimizers = [torch.optim.RMSprop(part.parameters(), lr=1e-2, momentum=0.9) for part in (model, method)]
+    return Stepper(model, method, optimizers, torch.zeros(()), device)
+
+
+def batches(count):
+    draws = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(6, 3, 2, 2, generator=draws), torch.randint(0, 3, (6,), generator=draws)) for _ in range(count)
+    ]
+
+
+def state_of(stepper):
+    return [tensor.detach().clone() for tensor in stepper._state()]
+
+
+def run(stepper, count=10):
+    for crops, labels in batches(count):
+        stepper(crops, labels)
+    return state_of(stepper)
+
+
+@pytest.fixture
+def eager():
+    return run(a_stepper("cpu"))
+
+
+def assert_equal(states, others):
+    assert len(states) == len(others)
+    for state, other in zip(states, others, strict=True):
+        torch.testing.assert_close(state, other, rtol=0, atol=0)
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """In the place of graphs: calls that do the work again on the tensors that were there when it was captured."""
+    works = []
+
+    def capture(work):
+        works.append(work)
+        return work
+
+    monkeypatch.setattr(stepping, "capture", capture)
+    return works
+
+
+def test_a_graph_does_what_the_steps_do(captured, eager):
+    stepper = a_stepper()
+    assert_equal(run(stepper), eager)
+    assert len(captured) == 1 and stepper.replay is not None
+
+
+def test_nothing_is_captured_before_the_first_steps_and_on_a_cpu(captured):
+    run(a_stepper(), EAGER_STEPS)
+    run(a_stepper("cpu"))
+    run(a_stepper(captures=False))
+    assert not captured
+
+
+def test_the_graph_reads_its_own_batch_and_leaves_the_callers_alone(captured):
+    stepper = a_stepper()
+    given = batches(8)
+    kept = copy.deepcopy(given)
+    for crops, labels in given:
+        stepper(crops, labels)
+    for (crops, labels), (crops_before, labels_before) in zip(given, kept, strict=True):
+        assert torch.equal(crops, crops_before) and torch.equal(labels, labels_before)
+    assert torch.equal(stepper.batch[0], given[-1][0]) and stepper.batch[0] is not given[-1][0]
+
+
+def test_what_cannot_be_captured_goes_on_without(monkeypatch, eager, capsys):
+    def refuse(work):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(stepping, "capture", refuse)
+    assert_equal(run(a_stepper()), eager)
+    said = capsys.readouterr().err
+    assert said.count("no CUDA graph") == 1 and "operation not permitted when stream is capturing" in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda work, stepper: lambda: None,  # does nothing
+        lambda work, stepper: lambda: (work(), work()),  # too much
+        lambda work, stepper: lambda: (work(), stepper.total.add_(1)),  # another loss
+        lambda work, stepper: lambda: (work(), stepper.total.fill_(math.nan)),
+    ],
+)
+def test_a_graph_that_does_something_else_is_not_used(monkeypatch, wrong, eager, capsys):
+    stepper = a_stepper()
+    monkeypatch.setattr(stepping, "capture", lambda work: wrong(work, stepper))
+    assert_equal(run(stepper), eager)
+    assert stepper.replay is None
+    assert "differs by" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_is_no_difference(captured, capsys):
+    stepper = a_stepper()
+    stepper.method.factor = math.inf
+    run(stepper)
+    assert stepper.replay is not None and not capsys.readouterr().err
+    assert not math.isfinite(stepper.total)
