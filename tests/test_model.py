@@ -262,10 +262,19 @@ def test_bfloat16_trains_weights_of_float32():
     assert {(p.dtype, p.grad.dtype) for p in network.parameters()} == {(torch.float32, torch.float32)}
 
 
+@pytest.fixture
+def backends():
+    """What a GPU multiplies and convolves with; as they were, afterwards."""
+    both = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [backend.fp32_precision for backend in both]
+    yield both
+    for backend, precision in zip(both, before, strict=True):
+        backend.fp32_precision = precision
+
+
 @pytest.mark.parametrize(("precision", "expected"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "ieee")])
-def test_tensorfloat_is_used_only_where_the_study_says_so(precision, expected, monkeypatch):
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    monkeypatch.setattr(matmul, "fp32_precision", "tf32")
-    monkeypatch.setattr(conv, "fp32_precision", "tf32")
+def test_tensorfloat_is_used_only_where_the_study_says_so(precision, expected, backends):
+    for backend in backends:
+        backend.fp32_precision = "tf32"
     set_precision(precision)
-    assert (matmul.fp32_precision, conv.fp32_precision) == (expected, expected)
+    assert {backend.fp32_precision for backend in backends} == {expected}
