@@ -35,6 +35,7 @@ include: "workflow/rules/report.smk"
 
 
 # Every result is a target: whichever file is deleted, it and what follows from it is made again, and nothing else.
+# Long lists are functions: of a plain list Snakemake compares all with each of its files.
 rule all:
     default_target: True
     input:
@@ -43,13 +44,13 @@ rule all:
         tables=rules.tables.output,
         figures=rules.figures.output,
         results=rules.collect.output,
-        search=all_of_the_search(),
-        finals=all_of_the_finals(),
+        search=all_of_the_search,
+        finals=all_of_the_finals,
     localrule: True
 
 
 rule search:
     input:
-        all_of_the_search(),
+        all_of_the_search,
         plan=rules.plan.output,
     localrule: True

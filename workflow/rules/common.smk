@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from dml import plugins, protocol
@@ -126,13 +127,32 @@ def weights_file():
     return [f"{DATA}/weights/{PROTOCOL.weights.file}"] if PROTOCOL.weights else []
 
 
-def what_is_trained(wildcards):
+def by_method(function):
+    """A function of a method as one of wildcards, called once a method: thousands of jobs ask for its value."""
+    once = cache(function)
+    return lambda wildcards: once(wildcards.method)
+
+
+@by_method
+def what_is_trained(method):
     """What a training depends on besides its input files: a change of it retrains, a comment does not."""
     return {
         "protocol": PROTOCOL.training_values(),
-        "method": STUDY.method(wildcards.method).fingerprint(),
+        "method": STUDY.method(method).fingerprint(),
         "trunk": PROTOCOL.trunk_code(),
     }
+
+
+@by_method
+def setting_of(method):
+    """What a trial of a method is besides the values that are searched."""
+    return STUDY.method(method).trial({}).model_dump()
+
+
+@by_method
+def ranges_of(method):
+    """What is searched of a method, and where."""
+    return STUDY.method(method).searched()
 
 
 def folds_of(files):
@@ -178,7 +198,7 @@ def last_round(wildcards):
     }
 
 
-def all_of_the_search():
+def all_of_the_search(wildcards):
     """Every file of every search."""
     files = []
     for dataset, method in RUNS:
@@ -201,7 +221,7 @@ def published_files():
     return [folder / name for name in names] if folder else []
 
 
-def all_of_the_finals():
+def all_of_the_finals(wildcards):
     """Every file of every final run."""
     files = []
     for dataset, method in RUNS:

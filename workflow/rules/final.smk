@@ -43,7 +43,7 @@ rule embed:
         made=[f"{SEED}/fold{fold}/embeddings.json" for fold in range(PROTOCOL.folds)],
     log:
         f"{LOGS}/{{dataset}}/{{method}}/seeds/{{seed}}/embed.log",
-    priority: 1  # before more is trained: then the states of what is trained go
+    priority: 2  # before more is trained: then the states of what is trained go
     conda:
         ENVIRONMENT
     threads: 1

@@ -1,5 +1,7 @@
 # One search per (data set, method): propose a trial, train its folds, propose the next; then select the best.
 # The number of trials is known, so the whole chain is known: no checkpoints, exact dry runs.
+# Its jobs come before the final runs: a search is the longest chain there is, and final runs, which need not wait for
+# one another, fill what it leaves free.
 # A study that takes its hyperparameters from elsewhere has the rules `take` and `cite` in the place of all of it.
 
 
@@ -12,12 +14,13 @@ rule propose:
         history=f"{RUN}/search/{{trial}}/history.json",
     log:
         f"{LOGS}/{{dataset}}/{{method}}/search/{{trial}}/propose.log",
+    priority: 1
     localrule: True
     conda:
         ENVIRONMENT
     params:
-        setting=lambda wildcards: STUDY.method(wildcards.method).trial({}).model_dump(),
-        ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+        setting=setting_of,
+        ranges=ranges_of,
         grid=lambda wildcards: STUDY.method(wildcards.method).grid,
         sobol_trials=PROTOCOL.sobol_trials,
         per_round=PER_ROUND,
@@ -40,6 +43,7 @@ rule train_trial:
         [f"{RUN}/search/{{trial}}/fold{fold}.json" for fold in FOLDS_OF_A_JOB],
     log:
         f"{LOGS}/{{dataset}}/{{method}}/search/{{trial}}/train{OF_THE_FOLD}.log",
+    priority: 1
     conda:
         ENVIRONMENT
     threads: 1
@@ -67,7 +71,7 @@ rule take:
     conda:
         ENVIRONMENT
     params:
-        setting=lambda wildcards: STUDY.method(wildcards.method).trial({}).model_dump(),
+        setting=setting_of,
         values=given_values,
     shell:
         "python -m dml.stages.take --study {input.study:q} --method {wildcards.method} --values {params.values:q}"
@@ -87,7 +91,7 @@ rule cite:
     conda:
         ENVIRONMENT
     params:
-        ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+        ranges=ranges_of,
         values=given_values,
         origin=origin_of(STUDY),
     shell:
@@ -106,11 +110,12 @@ rule select:
         history=f"{RUN}/history.json",
     log:
         f"{LOGS}/{{dataset}}/{{method}}/select.log",
+    priority: 1
     localrule: True
     conda:
         ENVIRONMENT
     params:
-        ranges=lambda wildcards: STUDY.method(wildcards.method).searched(),
+        ranges=ranges_of,
     shell:
         "python -m dml.stages.select --study {input.study:q} --dataset {wildcards.dataset} --method {wildcards.method}"
         " --history {input.history:q} --settings {input.settings:q} --folds {input.folds:q} --output {output.best:q} --output-trial {output.trial:q} --output-history {output.history:q}"
