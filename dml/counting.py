@@ -185,7 +185,7 @@ def _one_by_one(
         first, last = np.searchsorted(highs, nearest), np.searchsorted(lows, farthest, side="right")
         if last - first > FEW and farthest - nearest < highs[first] - lows[first]:
             _one_after_the_other(
-                np.arange(start, start + CHUNK), row, known, query, first_item, queries, gallery, resolution, distances,
+                chunk, known[start : start + CHUNK], query, first_item + start, queries, gallery, resolution, distances,
                 items, counts,
             )  # fmt: skip
             continue
@@ -225,10 +225,7 @@ def _by_bucket(
     for k in range(len(counts)):
         compared += ends[_bucket(highs[k], nearest, width)] - starts[_bucket(lows[k], nearest, width)]
     if compared > FEW * len(row):
-        near = sorted_items[: ends[_bucket(farthest, nearest, width)]]
-        _one_after_the_other(
-            near, row, known, query, first_item, queries, gallery, resolution, distances, items, counts
-        )
+        _one_after_the_other(row, known, query, first_item, queries, gallery, resolution, distances, items, counts)
         return
     for k in range(len(counts)):
         begin, end = starts[_bucket(lows[k], nearest, width)], ends[_bucket(highs[k], nearest, width)]
@@ -266,18 +263,17 @@ def _bucket(value, nearest, width):
 
 
 @compiled
-def _one_after_the_other(
-    chosen, row, known, query, first_item, queries, gallery, resolution, distances, items, counts
-):  # fmt: skip
-    """Compute all distances to the chosen items of a row anew and sort them: where most are too close to call."""
-    chosen = np.sort(chosen[row[chosen] < np.inf])
-    for j in chosen:
-        if known[j] < 0:
+def _one_after_the_other(row, known, query, first_item, queries, gallery, resolution, distances, items, counts):
+    """Compute all distances of a row anew and sort them: where most are too close to call."""
+    for j in range(len(row)):
+        if row[j] == np.inf:
+            known[j] = np.inf
+        elif known[j] < 0:
             known[j] = distance(queries, gallery, query, first_item + j, resolution)
-    order = chosen[np.argsort(known[chosen], kind="mergesort")]
+    order = np.argsort(known, kind="mergesort")
     before = 0
     for k in range(len(counts)):
-        while before < len(order) and _is_before(
+        while before < len(row) and _is_before(
             order[before], known, query, first_item, queries, gallery, resolution, distances[k], items[k]
         ):
             before += 1

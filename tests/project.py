@@ -6,11 +6,22 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+import numpy as np
+
+from dml.neighbours import neighbours
 
 ROOT = Path(__file__).parents[1]
 PARTS = ["Snakefile", "config.yaml", "pyproject.toml", "workflow", "dml", "envs", "profiles", "tests/studies"]
 SMOKE = "tests/studies/smoke.yaml"
+
+
+@cache
+def compile_loops():
+    """What numba compiled lies beside the sources and is copied with them: else every copy would compile it anew."""
+    neighbours(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1]))
 
 
 class Project:
@@ -18,11 +29,12 @@ class Project:
 
     def __init__(self, folder):
         self.folder = folder
+        compile_loops()
         for part in PARTS:
             target = folder / part
             target.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("*.pyc"))
             else:
                 shutil.copy(ROOT / part, target)
 
