@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +31,7 @@ from dml.model import Pooling
 from dml.protocol import Protocol
 from dml.seeds import generator
 from dml.splits import folds
+from dml.stepping import Stepper
 from dml.training import Training, of_classes
 from dml.trial import Trial
 
@@ -160,6 +161,7 @@ def _meet_at(barrier: Barrier) -> None:
 def _work(job: Job) -> list[tuple[float, float]]:
     """When the steps of each fold began and ended."""
     torch.set_num_threads(job.threads)
+    set_start_method("fork", force=True)  # of the peer's workers, as in a program that was not spawned itself
     times = []
     for fold in job.folds:
         step = {"ours": ours, "peer": peer}[job.side](job, fold)
@@ -183,27 +185,17 @@ def _wait_for(device: str) -> None:
 
 def ours(job: Job, fold: int) -> Callable[[], object]:
     """A training step of ours."""
-    now, batches = start(job, fold)
-    return lambda: our_step(now, *next(batches))
+    now, step, batches = start(job, fold)
+    return lambda: step(*next(batches))
 
 
-def start(job: Job, fold: int) -> tuple[Training, Loader]:
-    """A training before its first step, and its batches."""
+def start(job: Job, fold: int) -> tuple[Training, Stepper, Loader]:
+    """A training before its first step, what takes it, and its batches."""
     images, labels = of_classes(PackedImages.open(job.folder / "trainval"), folds(CLASSES, NUM_FOLDS)[fold].train)
     now = Training.start(job.trial, job.protocol, labels, fold, None, job.device)
     now.model.train()
-    return now, Loader(images, labels, now.order, job.protocol, now.crops, job.device)
-
-
-def our_step(now: Training, crops: Tensor, labels: Tensor) -> Tensor:
-    """The loss of a batch, after which the weights are others."""
-    loss = now.method.objective(now.model(crops), labels)
-    for optimizer in now.optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for optimizer in now.optimizers:
-        optimizer.step()
-    return loss.detach()
+    step = Stepper(now.model, now.method, now.optimizers, now.total, job.device)
+    return now, step, Loader(images, labels, now.order, job.protocol, now.crops, job.device)
 
 
 class Jpegs(Dataset):
@@ -278,7 +270,7 @@ def difference(folder: Path, method: str, device: str) -> float:
     ValueError if it is more than rounding makes of it within some steps.
     """
     job = Job("ours", folder, method, (0,), 0, device, 1, {"learning_rate": ALIKE_LEARNING_RATE, "batch_size": 8})
-    now, batches = start(job, 0)
+    now, step, batches = start(job, 0)
     trunk, embedder, loss = peer_model(job, len(folds(CLASSES, NUM_FOLDS)[0].train))
     trunk[0].load_state_dict(now.model.trunk.state_dict())
     embedder.load_state_dict(now.model.head.state_dict())
@@ -291,7 +283,9 @@ def difference(folder: Path, method: str, device: str) -> float:
         crops, labels = next(batches)
         pictures = normalise(crops.contiguous(), now.model.channels, now.model.mean, now.model.std)
         expected = loss(embedder(trunk(pictures)), labels)
-        found.append(float((our_step(now, crops, labels) / expected.detach() - 1).abs()))
+        now.total.zero_()
+        step(crops, labels)
+        found.append(abs(float(now.total / expected.detach()) - 1))
         for optimizer in optimizers:
             optimizer.zero_grad()
         expected.backward()
