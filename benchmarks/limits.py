@@ -40,12 +40,12 @@ def peak() -> float:
 def gpu_peak(kind: str = "float32") -> float:
     """The same of the GPU, with float32, tf32 or bfloat16."""
     a, b = (torch.randn(GPU_SIDE, GPU_SIDE, device="cuda", dtype=GPU_TYPES[kind]) for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "tf32" else "ieee"
     try:
         return 2 * GPU_SIDE**3 / _best(lambda: torch.mm(a, b), torch.cuda.synchronize)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 @cache

@@ -17,6 +17,9 @@ FEW = 8
 ROUNDING = 2.0**-21
 """Bound of what float32 makes of lengths, differences and thresholds, in units of (length + length)^2."""
 
+UNDERFLOW = 2.0**-100
+"""More than all products that float32 makes zero."""
+
 compiled = njit(cache=True, nogil=True)
 # What may be done to sums and minima so that they are taken many terms at a time. No number here is NaN.
 vectorised = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
@@ -161,7 +164,7 @@ def count(
                 if first_item <= positives.items[place] < first_item + n_items:
                     rows[i, positives.items[place] - first_item] = np.inf
             length = np.sqrt(2.0 * queries.half_norms[q])
-            doubt = error * length * longest + ROUNDING * (length + longest) ** 2
+            doubt = error * length * longest + ROUNDING * (length + longest) ** 2 + UNDERFLOW
             # Half the squared distance less half the query's squared length, as the rows hold it.
             middles = 0.5 * positives.distances[begin:end].astype(np.float64) - queries.half_norms[q]
             lows, highs = (middles - doubt).astype(np.float32), (middles + doubt).astype(np.float32)
@@ -175,31 +178,34 @@ def count(
 
 
 @compiled
-def _one_by_one(
-    row, known, lows, highs, query, first_item, queries, gallery, resolution, distances, items, counts
-):  # fmt: skip
-    """Compare every positive with every item, but where a chunk's nearest and farthest tell enough."""
+def _one_by_one(row, known, lows, highs, query, first_item, queries, gallery, resolution, distances, items, counts):
+    """Compare every positive with every item, a chunk of them at a time, but for those after the farthest positive."""
+    n_positives = len(counts)
     for start in range(0, len(row), CHUNK):
         chunk = row[start : start + CHUNK]
-        nearest, farthest = _range(chunk)
-        first, last = np.searchsorted(highs, nearest), np.searchsorted(lows, farthest, side="right")
-        if last - first > FEW and farthest - nearest < highs[first] - lows[first]:
+        _, near = _before(chunk, lows[-1], highs[-1])
+        if near == 0:
+            continue
+        doubtful = 0
+        for k in range(n_positives):
+            surely, perhaps = _before(chunk, lows[k], highs[k])
+            counts[k] += surely
+            doubtful += perhaps - surely
+        if doubtful > FEW * CHUNK:
+            for k in range(n_positives):
+                counts[k] -= _before(chunk, lows[k], highs[k])[0]
             _one_after_the_other(
                 chunk, known[start : start + CHUNK], query, first_item + start, queries, gallery, resolution, distances,
                 items, counts,
             )  # fmt: skip
-            continue
-        for k in range(first, last):
-            surely, perhaps = _before(chunk, lows[k], highs[k])
-            counts[k] += surely
-            if perhaps != surely:
-                for j in range(start, start + CHUNK):
-                    if lows[k] <= row[j] <= highs[k]:
-                        counts[k] += _is_before(
-                            j, known, query, first_item, queries, gallery, resolution, distances[k], items[k]
-                        )
-        for k in range(last, len(counts)):
-            counts[k] += CHUNK
+        elif doubtful > 0:
+            for j in range(start, start + CHUNK):
+                if row[j] <= highs[-1]:
+                    for k in range(n_positives):
+                        if lows[k] <= row[j] <= highs[k]:
+                            counts[k] += _is_before(
+                                j, known, query, first_item, queries, gallery, resolution, distances[k], items[k]
+                            )
 
 
 @compiled
@@ -244,10 +250,10 @@ def _find_buckets(row, nearest, farthest, width, buckets):
 
     False if all are after it.
     """
-    smallest = row[0]
+    near = np.int32(0)
     for j in range(len(row)):
-        smallest = min(smallest, row[j])
-    if smallest > farthest:
+        near = np.int32(near + np.int32(row[j] <= farthest))
+    if near == 0:
         return False
     for j in range(len(row)):
         buckets[j] = _bucket(row[j], nearest, width)
@@ -287,15 +293,6 @@ def _is_before(j, known, query, first_item, queries, gallery, resolution, positi
     if known[j] < 0:
         known[j] = distance(queries, gallery, query, item, resolution)
     return int(known[j] < positive_distance or (known[j] == positive_distance and item < positive))
-
-
-@vectorised
-def _range(chunk):
-    """The smallest and the largest of CHUNK numbers."""
-    smallest, largest = chunk[0], chunk[0]
-    for j in range(CHUNK):
-        smallest, largest = min(smallest, chunk[j]), max(largest, chunk[j])
-    return smallest, largest
 
 
 @vectorised

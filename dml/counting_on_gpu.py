@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dml.counting import ROUNDING
+from dml.counting import ROUNDING, UNDERFLOW
 
 BLOCK_BYTES = 512 * 2**20
 """Of a block of products, and of vectors whose distances are computed anew."""
@@ -53,7 +53,7 @@ def count(
     longest = norms[1].max().sqrt()
     lengths = norms[0].sqrt()
     summed = (queries.shape[1] + 3) * 2.0**-24
-    doubts = summed / (1 - summed) * lengths * longest + ROUNDING * (lengths + longest) ** 2
+    doubts = summed / (1 - summed) * lengths * longest + ROUNDING * (lengths + longest) ** 2 + UNDERFLOW
     middles = 0.5 * distances.double() - 0.5 * norms[0][of_query]
     lows, highs = ((middles + sign * doubts[of_query]).float() for sign in (-1, 1))
     halves = (0.5 * norms[1]).float()

@@ -150,7 +150,8 @@ def way_to(device: str, images: PackedImages) -> Way:
 
 def fits(size: int, device: str) -> bool:
     """Whether so many bytes may be kept on the GPU."""
-    return size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    kept_for_later = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return size <= RESIDENT_SHARE * (torch.cuda.mem_get_info(device)[0] + kept_for_later)
 
 
 def is_gpu(device: str) -> bool:
@@ -180,7 +181,11 @@ def ahead(make: Callable[[Any], Tensor], items: Iterable[Any], device: str) -> I
             batch.record_stream(working)  # or its memory would be another batch's while it is still worked on
         return batch
 
-    with ThreadPoolExecutor(1, "ahead") as thread:
+    def begin() -> None:
+        if is_gpu(device):
+            torch.cuda.set_device(device)  # a new thread would start the first GPU as well
+
+    with ThreadPoolExecutor(1, "ahead", begin) as thread:
         waiting: deque[Future] = deque()
         for item in items:
             waiting.append(thread.submit(send, item))

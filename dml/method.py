@@ -33,7 +33,8 @@ class Method(nn.Module):
     """False for a method that only looks at the trunk as it is: no steps, no head, `features` as embeddings."""
 
     capturable = True
-    """False for a method whose step waits for the device, or has shapes that depend on values: it has no CUDA graph."""
+    """False for a method whose step waits for the device, has shapes that depend on values, or uses Python values that
+    change from step to step (counters, schedules, its own random draws): no CUDA graph is made of it."""
 
     def objective(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """The scalar to minimise. Override where a method needs more than the embeddings."""

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
 
 from dml import plugins
 from dml.augmentation import normalise
@@ -46,11 +48,14 @@ class Model(nn.Module):
                 module.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Outputs:
+        if self.precision == "tf32":
+            set_precision("tf32")
         pixels = normalise(images, self.channels, self.mean, self.std)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             features = self.pooling(self.trunk(pixels))
             embeddings = self.head(self.norm(features))
-        return Outputs(embeddings.float(), features.float())
+        outputs = embeddings.float(), features.float()
+        return Outputs(*(_Float32Beyond.apply(*outputs) if self.precision == "tf32" else outputs))
 
     def train(self, mode: bool = True) -> Self:
         """Training mode; the running statistics of batch normalisation stay as they are if they are frozen."""
@@ -62,6 +67,21 @@ class Model(nn.Module):
 
     def _batchnorms(self) -> list[nn.Module]:
         return [m for m in self.trunk.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+class _Float32Beyond(Function):
+    """What comes after the model, the loss above all, computes in float32 proper, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, *outputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        set_precision("float32")
+        return tuple(output.view_as(output) for output in outputs)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        set_precision("tf32")
+        return gradients
 
 
 class Pooling(nn.Module):
@@ -102,6 +122,7 @@ def set_precision(precision: str) -> None:
     allowed = "tf32" if precision == "tf32" else "ieee"
     torch.backends.cuda.matmul.fp32_precision = allowed
     torch.backends.cudnn.conv.fp32_precision = allowed
+    torch.backends.cudnn.rnn.fp32_precision = allowed  # unlike the others, it would make PyTorch refuse to say which
 
 
 def save_model(model: Model, path: Path) -> str:

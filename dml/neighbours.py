@@ -24,8 +24,9 @@ BLOCK_BYTES = 128 * 2**20
 RESOLUTION = 2.0**-22
 KMEANS_ITERATIONS = 20
 _BYTES_PER_DISTANCE = 12  # float64, then float32
-SMALLEST_TILE, LARGEST_TILE = 256, 4096
-"""Queries, and as many items, compared at once: their products in float32 are at most 64 MB for each thread."""
+SMALLEST_TILE, TILE_OF_FEW, TILE_OF_MANY = 256, 1024, 2048
+"""Queries, and as many items, compared at once. Their float32 products, 4 MB, stay in a processor's cache; where a
+query has many positives the work that each row of a tile takes, whatever its length, weighs more."""
 DEPTH = 128
 """Dimensions that the float32 product sums up before it adds to the sum of those before."""
 
@@ -111,9 +112,10 @@ def neighbours(
     Without a gallery, the embeddings are their own gallery, each query excluded by its index. Labels are one value per
     embedding, (N,) and (G,), of any type that sorts. `seed` is the clustering's.
 
-    Neither `device`, where the ranks are found, nor `threads` changes a result; of threads there are OMP_NUM_THREADS,
+    Neither `device`, where the ranks are found, nor `threads` changes a result (on a GPU float64 sums in another order,
+    which can matter where two distances are equal to float32's last digit); of threads there are OMP_NUM_THREADS,
     or as many as the process has cores, if not given. Memory beyond the arguments: two copies of gallery and queries,
-    12 bytes for each positive of a query, and at most 64 MB a thread; on a GPU about 1 GB.
+    12 bytes for each positive of a query, and at most 16 MB a thread; on a GPU about 1 GB.
 
     ValueError for lengths or widths that do not fit together, for NaN or infinite embeddings, and if no query at all
     has a positive.
@@ -215,7 +217,8 @@ class _Classes:
 
 def _usable_cores() -> int:
     """As many as the process was told to use, as all numerical libraries are told it."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(told) if told else len(os.sched_getaffinity(0))
 
 
 def _scaled(embeddings: np.ndarray, gallery: np.ndarray, gallery_is_queries: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -244,9 +247,11 @@ def _count(
     The product of a tile of queries with one of items is taken in float32, and tells for nearly all items on which side
     of a positive they are; what its rounding error leaves in doubt is computed anew in float64. The bound of that error
     is rigorous: n u / (1 - n u) for sums of n products (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
-    section 3.1). Sums of `DEPTH` dimensions are added up, so that n is small. Without a gallery a tile serves both its
+    section 3.1). BLAS is given `DEPTH` dimensions at a time, which it sums before it adds them to the sum of those
+    before, so that n is small. Without a gallery a tile serves both its
     rows and its columns.
     """
+    from scipy.linalg import blas  # noqa: F401  # loaded before its threads are limited
     from threadpoolctl import threadpool_limits
 
     from dml import counting
@@ -259,7 +264,8 @@ def _count(
         min(DEPTH, embeddings.shape[1]) + len(slices[0]) + 2
     )  # 2: the vectors themselves may have been rounded to float32
     error = summed * 2.0**-24 / (1 - summed * 2.0**-24)
-    side = min(LARGEST_TILE, max(SMALLEST_TILE, -(-len(gallery) // (2 * threads))))
+    largest = TILE_OF_FEW if offsets[-1] < counting.MANY * len(embeddings) else TILE_OF_MANY
+    side = min(largest, max(SMALLEST_TILE, -(-len(gallery) // (2 * threads))))
     starts, item_starts = range(0, len(embeddings), side), range(0, len(gallery), side)
     locks = [Lock() for _ in starts]
 
@@ -298,12 +304,17 @@ def _count_on_gpu(
     device: str,
 ) -> np.ndarray | None:
     """The same; None where the CPU is the better place."""
+    import torch
+
     from dml import counting_on_gpu
 
     positives = counting_on_gpu.positives_of(
         classes.of_query, classes.by_class, np.append(classes.offsets, classes.offsets[-1]), gallery_is_queries
     )
-    return counting_on_gpu.count(embeddings, gallery, offsets, positives, gallery_is_queries, RESOLUTION, device)
+    try:
+        return counting_on_gpu.count(embeddings, gallery, offsets, positives, gallery_is_queries, RESOLUTION, device)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _slices(vectors: np.ndarray) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ EVALUATION_CODE = [
 ]
 USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies")
 """What users are to change; studies have fingerprints of their own."""
-PACKAGES = ("torch", "numpy", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")
+PACKAGES = ("torch", "numpy", "scipy", "numba", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ launches all of them at once. It can hold any method whose step never waits for 
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ on a GPU come in no fixed order, and RMSprop makes a change of full size of the 
 class Stepper:
     """Calls that each train the model with one batch, and add its loss to `total`.
 
-    The first steps run as they are; then, on a GPU, the step is captured. The graph is used only if its first replay
-    does what the step without it does; where capturing fails or the two differ, training goes on without a graph, and
-    says so.
+    The first steps run as they are; then, on a GPU, the step is captured. The graph is used only if the step waits for
+    nothing, changes no plain attribute of a module, which a graph would not change again, and if the first replay does
+    what the step without it does. Else training goes on without a graph, and says so.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Stepper:
             self._fill(crops, labels)
             self.replay()
         elif self.captures and self.steps > EAGER_STEPS:
-            self._capture(crops, labels)
+            self._try_graph(crops, labels)
         else:
             self._step(crops, labels)
 
@@ -57,38 +58,41 @@ class Stepper:
             optimizer.step()
         self.total += loss.detach()  # read once a validation: reading it each step would make the device wait
 
-    def _capture(self, crops: Tensor, labels: Tensor) -> None:
-        """Capture the step, and take it: without the graph, and with it for comparison."""
+    def _try_graph(self, crops: Tensor, labels: Tensor) -> None:
+        """Take the step without a graph; capture it; keep the graph if its replay gives the same."""
         self.batch = crops.clone(), labels.clone()
-        try:
-            replay = capture(lambda: self._step(*self.batch))
-        except RuntimeError as error:
-            self._give_up(" ".join(str(error).split())[:200])
-            self._step(crops, labels)
-            return
-        before = self._copies()
+        before, plain = self._copies(), self._plain_attributes()
         draws = torch.cuda.get_rng_state(crops.device) if crops.is_cuda else None
-        replay()
-        by_graph = self._copies()
-        self._restore(before)
-        if draws is not None:
-            torch.cuda.set_rng_state(draws, crops.device)
-        self._step(crops, labels)
-        difference = self._difference(before, by_graph)
-        if difference <= TOLERANCE:
+        try:
+            with _refusing_to_wait(crops.is_cuda):
+                self._step(crops, labels)
+            changed = sorted(name for name, value in self._plain_attributes().items() if plain.get(name) != value)
+            if changed:
+                raise RuntimeError(f"it changes {', '.join(changed)}")
+            after = self._copies()
+            draws_after = torch.cuda.get_rng_state(crops.device) if crops.is_cuda else None
+            self._restore(before, draws)
+            replay = capture(lambda: self._step(*self.batch), crops.device)
+            replay()
+            difference = self._difference(before, after)
+            if difference > TOLERANCE:
+                raise RuntimeError(f"its step differs by {difference:.2g} of the step without it")
+            self._restore(after, draws_after)
             self.replay = replay
-        else:
-            self._give_up(f"its step differs by {difference:.2g} of the step without it")
+        except (RuntimeError, AssertionError, ValueError) as error:  # out of memory is a RuntimeError
+            reason = " ".join(str(error).split())[:200]
+            print(f"no CUDA graph of the training step, it goes on without: {reason}", file=sys.stderr)
+            self.captures, self.batch = False, None
+            self._restore(before, draws)
+            self._step(crops, labels)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+        if crops.is_cuda:
+            torch.cuda.empty_cache()  # what the step without the graph took
 
     def _fill(self, crops: Tensor, labels: Tensor) -> None:
         self.batch[0].copy_(crops)
         self.batch[1].copy_(labels)
-
-    def _give_up(self, reason: str) -> None:
-        print(f"no CUDA graph of the training step, it goes on without: {reason}", file=sys.stderr)
-        self.captures, self.batch = False, None
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         yield from self.model.parameters()
@@ -108,27 +112,62 @@ class Stepper:
         return [tensor.detach().clone() for tensor in self._state()]
 
     @torch.no_grad()
-    def _restore(self, copies: list[Tensor]) -> None:
+    def _restore(self, copies: list[Tensor], draws: Tensor | None) -> None:
         for tensor, copy in zip(self._state(), copies, strict=True):
             tensor.copy_(copy)
+        if draws is not None:
+            torch.cuda.set_rng_state(draws, self.total.device)
 
-    def _difference(self, before: list[Tensor], by_graph: list[Tensor]) -> float:
-        """Of the change by the graph and that which the model has now, in loss or weights, as a share of the latter."""
-        loss, loss_by_graph = float(self.total - before[-1]), float(by_graph[-1] - before[-1])
+    def _plain_attributes(self) -> dict[str, bool | int | float | str]:
+        return {
+            ".".join(filter(None, (type(part).__name__, name, key))): value
+            for part in (self.model, self.method)
+            for name, module in part.named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, (bool, int, float, str))
+        }
+
+    def _difference(self, before: list[Tensor], after: list[Tensor]) -> float:
+        """Of the change by the graph, which the model has now, from that to `after`, as a share of the latter.
+
+        The largest of the loss, the model's weights and the method's, which may learn much faster.
+        """
+        loss_by_graph, loss = float(self.total - before[-1]), float(after[-1] - before[-1])
         if not math.isfinite(loss):
             return 0.0  # diverged, which is said elsewhere
-        apart = changed = 0.0
-        for now, old, other in zip(self._parameters(), before, by_graph, strict=False):
-            apart += float((now.detach() - other).double().square().sum())
-            changed += float((now.detach() - old).double().square().sum())
-        of_weights = math.sqrt(apart / max(changed, sys.float_info.min))
-        difference = max(abs(loss_by_graph - loss) / max(abs(loss), 1e-6), of_weights)
-        return difference if math.isfinite(difference) else math.inf
+        differences = [abs(loss_by_graph - loss) / max(abs(loss), 1e-6)]
+        facts = zip(self._parameters(), before, after, strict=False)
+        for part in (self.model, self.method):
+            apart = changed = 0.0
+            for _, (now, old, other) in zip(part.parameters(), facts, strict=False):  # in this order: none is lost
+                apart += float((now.detach() - other).double().square().sum())
+                changed += float((other - old).double().square().sum())
+            differences.append(math.sqrt(apart / max(changed, sys.float_info.min)))
+        return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
 
-def capture(work: Callable[[], None]) -> Callable[[], None]:
+def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """A call that does what `work` does, on the same tensors, as one CUDA graph. RuntimeError if it cannot be one."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others are threads that copy batches
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    # The stream is this device's, and left again whatever happens; other threads, which copy batches, may go on.
+    with (
+        torch.cuda.device(device),
+        torch.cuda.stream(stream),
+        torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+    ):
         work()
     return graph.replay
+
+
+@contextmanager
+def _refusing_to_wait(is_gpu: bool) -> Iterator[None]:
+    """Operations that wait for the GPU raise RuntimeError: found out in a capture, they would leave it half done."""
+    if not is_gpu:
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -67,7 +67,7 @@ def train(
     more than `patience` epochs have passed since the best) but is neither the score nor the model returned, as in
     A Metric Learning Reality Check. A loss that is not finite ends the training with a `failure`.
 
-    Equal arguments give equal results, bit for bit, on the same machine with the same number of threads. With a
+    Equal arguments give equal results, bit for bit, on the same CPU with the same number of threads. With a
     `checkpoint` the state is saved at each validation and when a signal asks the process to stop; a later call goes on
     from there and gives the same results as one that was never interrupted.
     """
@@ -229,6 +229,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            for group in own["param_groups"]:  # where it counts belongs to the device, not to the state
+                group["capturable"] = optimizer.param_groups[0]["capturable"]
             optimizer.load_state_dict(own)
         self.total = state["total"].to(self.device)
         self.order.load_state_dict(state["order"])

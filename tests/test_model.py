@@ -278,3 +278,33 @@ def test_tensorfloat_is_used_only_where_the_study_says_so(precision, expected, b
         backend.fp32_precision = "tf32"
     set_precision(precision)
     assert {backend.fp32_precision for backend in backends} == {expected}
+
+
+def test_tensorfloat_ends_where_the_loss_begins(backends):
+    seen = []
+
+    class Watching(torch.autograd.Function):
+        """A loss that looks, on its way back, at what products are taken in."""
+
+        @staticmethod
+        def forward(ctx, embeddings):
+            seen.append(("loss", backends[0].fp32_precision))
+            return embeddings.sum()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append(("its gradient", backends[0].fp32_precision))
+            return gradient * torch.ones(3, 16)
+
+    network = model(precision="tf32", embedding_size=16)
+    network.trunk.register_forward_hook(lambda *_: seen.append(("trunk", backends[0].fp32_precision)))
+    network.head.register_full_backward_hook(lambda *_: seen.append(("head's gradient", backends[0].fp32_precision)))
+    Watching.apply(network(images()).embeddings).backward()
+    expected = [("trunk", "tf32"), ("loss", "ieee"), ("its gradient", "ieee"), ("head's gradient", "tf32")]
+    assert seen == expected
+    assert network.head.weight.grad.abs().sum() > 0
+
+
+def test_tensorfloat_changes_nothing_on_a_cpu(backends):
+    exact, other = model(seed=1)(images()), model(seed=1, precision="tf32")(images())
+    assert torch.equal(exact.embeddings, other.embeddings) and torch.equal(exact.features, other.features)

@@ -108,8 +108,8 @@ def test_tiles_and_threads_change_nothing(kind, n_classes, monkeypatch):
     expected = ranks_by_sorting(embeddings, labels)
     np.testing.assert_array_equal(neighbours(embeddings, labels).ranks, expected)
     for tile, threads in ((20, 1), (33, 2), (210, 5)):
-        monkeypatch.setattr(module, "SMALLEST_TILE", tile)
-        monkeypatch.setattr(module, "LARGEST_TILE", tile)
+        for size in ("SMALLEST_TILE", "TILE_OF_FEW", "TILE_OF_MANY"):
+            monkeypatch.setattr(module, size, tile)
         np.testing.assert_array_equal(neighbours(embeddings, labels, threads=threads).ranks, expected)
         found = neighbours(embeddings, labels, embeddings[50:], labels[50:], threads=threads)
         np.testing.assert_array_equal(found.ranks, ranks_by_sorting(embeddings, labels, embeddings[50:], labels[50:]))
@@ -195,7 +195,7 @@ def test_ranks_are_those_of_sorting_in_any_dimension(dimensions, n_classes):
 
 
 def test_memory_is_that_of_a_tile(monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_TILE", 256)
+    monkeypatch.setattr(module, "TILE_OF_FEW", 256)
     rng = np.random.default_rng(0)
     embeddings, labels = rng.standard_normal((3000, 4)), rng.integers(0, 300, 3000)
     neighbours(embeddings, labels)  # compiles

@@ -73,7 +73,7 @@ def captured(monkeypatch):
     """In the place of graphs: calls that do the work again on the tensors that were there when it was captured."""
     works = []
 
-    def capture(work):
+    def capture(work, device):
         works.append(work)
         return work
 
@@ -106,13 +106,20 @@ def test_the_graph_reads_its_own_batch_and_leaves_the_callers_alone(captured):
 
 
 def test_what_cannot_be_captured_goes_on_without(monkeypatch, eager, capsys):
-    def refuse(work):
+    def refuse(work, device):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(stepping, "capture", refuse)
     assert_equal(run(a_stepper()), eager)
     said = capsys.readouterr().err
     assert said.count("no CUDA graph") == 1 and "operation not permitted when stream is capturing" in said
+
+
+def without_the_model(work, model):
+    """Does the work, but leaves the model's weights as they were."""
+    before = copy.deepcopy(model.state_dict())
+    work()
+    model.load_state_dict(before)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +129,12 @@ def test_what_cannot_be_captured_goes_on_without(monkeypatch, eager, capsys):
         lambda work, stepper: lambda: (work(), work()),  # too much
         lambda work, stepper: lambda: (work(), stepper.total.add_(1)),  # another loss
         lambda work, stepper: lambda: (work(), stepper.total.fill_(math.nan)),
+        lambda work, stepper: lambda: without_the_model(work, stepper.model),
     ],
 )
 def test_a_graph_that_does_something_else_is_not_used(monkeypatch, wrong, eager, capsys):
     stepper = a_stepper()
-    monkeypatch.setattr(stepping, "capture", lambda work: wrong(work, stepper))
+    monkeypatch.setattr(stepping, "capture", lambda work, device: wrong(work, stepper))
     assert_equal(run(stepper), eager)
     assert stepper.replay is None
     assert "differs by" in capsys.readouterr().err
@@ -138,3 +146,30 @@ def test_a_loss_that_is_not_finite_is_no_difference(captured, capsys):
     run(stepper)
     assert stepper.replay is not None and not capsys.readouterr().err
     assert not math.isfinite(stepper.total)
+
+
+def test_a_method_that_counts_in_python_has_no_graph(captured, capsys):
+    class Counting(Distance):
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, embeddings, labels):
+            self.calls += 1
+            return super().forward(embeddings, labels)
+
+    stepper = a_stepper()
+    stepper.method = Counting()
+    run(stepper)
+    assert not captured and stepper.replay is None
+    assert "it changes Counting.calls" in capsys.readouterr().err
+    assert torch.isfinite(stepper.total)
+
+
+def test_what_fails_on_the_way_leaves_nothing_behind(monkeypatch, eager, capsys):
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stepping, "capture", lambda work, device: too_large)
+    assert_equal(run(a_stepper()), eager)
+    assert "out of memory" in capsys.readouterr().err

@@ -512,3 +512,18 @@ def test_weights_of_a_file_are_where_the_trunk_starts(tmp_path, trainval, fold, 
     torch.save(given, tmp_path / "w.pth")
     outcome = train(PRETRAINED, protocol, trainval, fold, seed=3, weights=tmp_path / "w.pth")
     assert equal(outcome.model.trunk.state_dict(), given)
+
+
+def test_a_state_goes_on_on_another_kind_of_device(trainval, fold, protocol):
+    labels = training.of_classes(trainval, fold.train)[1]
+    now = training.Training.start(CONTRASTIVE, protocol, labels, 3, None, "cpu")
+    now.course = training.Course([{"step": 0, "loss": None, "map_at_r": 0.1}], 0.1, None, None, ended=False)
+    state = now.state_dict()
+    for optimizer in state["optimizers"]:
+        for group in optimizer["param_groups"]:
+            group["capturable"] = True  # as on a GPU
+    now.load_state_dict(state)
+    assert not any(group["capturable"] for optimizer in now.optimizers for group in optimizer.param_groups)
+    for parameter in now.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    now.optimizers[0].step()

@@ -65,5 +65,5 @@ class SoftTriple(Method):
 def _spread(centers: Tensor) -> Tensor:
     """Half the mean distance between two centres of a class."""
     num_classes, per_class, _ = centers.shape
-    spread = (2 - 2 * (centers @ centers.transpose(1, 2)) + 1e-5).sqrt()
+    spread = (2 - 2 * (centers @ centers.transpose(1, 2)) + 1e-5).clamp(min=1e-6).sqrt()
     return spread.triu(diagonal=1).sum() / (num_classes * per_class * (per_class - 1))
