@@ -27,7 +27,7 @@ def test_the_notebook_lines_run(tmp_path):
 
 def test_the_example_loss_passes_the_tests_of_all_losses(tmp_path):
     code = re.search(r'    """What it computes, and where.*?negatives\)\n(?=\n`make test`)', README, re.DOTALL)[0]
-    for part in ("dml", "tests", "pyproject.toml"):
+    for part in ("benchmarks", "dml", "tests", "pyproject.toml"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
     (tmp_path / "dml/methods/my_loss.py").write_text(re.sub(r"^    ", "", code, flags=re.MULTILINE) + "\n")

@@ -293,12 +293,15 @@ def test_what_is_no_json_is_refused_and_the_file_before_stays(tmp_path, value):
 OUT_OF_MEMORY = """
 import resource, sys
 from pathlib import Path
+import numpy as np
 import torch
+from dml.neighbours import neighbours
 from dml.protocol import Protocol
 from dml.runs import Data, run_fold
 from dml.trial import Trial
 
 torch.ones(2).sum()
+neighbours(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1]))  # loads libraries, which takes room as well
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20,) * 2)
 protocol, trial = Protocol.load(Path(sys.argv[1])), Trial.load(Path(sys.argv[2]))
