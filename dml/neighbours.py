@@ -247,11 +247,9 @@ def _count(
     The product of a tile of queries with one of items is taken in float32, and tells for nearly all items on which side
     of a positive they are; what its rounding error leaves in doubt is computed anew in float64. The bound of that error
     is rigorous: n u / (1 - n u) for sums of n products (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
-    section 3.1). BLAS is given `DEPTH` dimensions at a time, which it sums before it adds them to the sum of those
-    before, so that n is small. Without a gallery a tile serves both its
-    rows and its columns.
+    section 3.1). Products of `DEPTH` dimensions are added up, so that n is small. Without a gallery a tile serves both
+    its rows and its columns.
     """
-    from scipy.linalg import blas  # noqa: F401  # loaded before its threads are limited
     from threadpoolctl import threadpool_limits
 
     from dml import counting
@@ -329,11 +327,12 @@ def _products(
     queries: Sequence[np.ndarray], items: Sequence[np.ndarray], which_queries: slice, which_items: slice
 ) -> np.ndarray:
     """The dot products of some queries with some items, float32."""
-    from scipy.linalg.blas import sgemm
-
-    products = np.zeros((len(queries[0][which_queries]), len(items[0][which_items])), np.float32)
-    for a, b in zip(queries, items, strict=True):  # BLAS has columns for rows: all is transposed
-        sgemm(1.0, b[which_items].T, a[which_queries].T, trans_a=True, beta=1.0, c=products.T, overwrite_c=True)
+    first, *others = zip(queries, items, strict=True)
+    products = first[0][which_queries] @ first[1][which_items].T
+    part = np.empty_like(products)
+    for a, b in others:
+        np.matmul(a[which_queries], b[which_items].T, out=part)
+        products += part
     return products
 
 
