@@ -254,13 +254,13 @@ def _count(
 
     from dml import counting
 
-    sides = [counting.Side(vectors, counting.half_norms(vectors)) for vectors in (embeddings, gallery)]
-    slices = [_slices(vectors) for vectors in (embeddings, gallery)]
+    given = [gallery] if gallery_is_queries else [embeddings, gallery]
+    sides = [counting.Side(vectors, counting.half_norms(vectors)) for vectors in given]
+    slices = [_slices(vectors) for vectors in given]
     positives = counting.Positives(offsets, np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int32))
     counts = np.zeros(offsets[-1], np.int32)
-    summed = (
-        min(DEPTH, embeddings.shape[1]) + len(slices[0]) + 2
-    )  # 2: the vectors themselves may have been rounded to float32
+    rounded = 2  # both vectors, where they were not float32
+    summed = min(DEPTH, embeddings.shape[1]) + len(slices[0]) + rounded
     error = summed * 2.0**-24 / (1 - summed * 2.0**-24)
     largest = TILE_OF_FEW if offsets[-1] < counting.MANY * len(embeddings) else TILE_OF_MANY
     side = min(largest, max(SMALLEST_TILE, -(-len(gallery) // (2 * threads))))
@@ -270,18 +270,28 @@ def _count(
     def find_positives(start: int) -> None:
         end = min(start + side, len(embeddings))
         counting.find_positives(
-            start, end, *sides, classes.by_class, classes.offsets, classes.of_query, gallery_is_queries, RESOLUTION,
-            positives,
+            start, end, sides[0], sides[-1], classes.by_class, classes.offsets, classes.of_query, gallery_is_queries,
+            RESOLUTION, positives,
         )  # fmt: skip
 
     def compare(tile: tuple[int, int]) -> None:
         rows, columns = tile
-        products = _products(slices[0], slices[1], slice(rows, rows + side), slice(columns, columns + side))
+        products = _products(slices[0], slices[-1], slice(rows, rows + side), slice(columns, columns + side))
         uses = [(False, rows, columns), (True, columns, rows)]
         for transposed, query, item in uses if gallery_is_queries and rows != columns else uses[:1]:
             with locks[query // side]:
                 counting.count(
-                    products, transposed, query, item, *sides, positives, gallery_is_queries, error, RESOLUTION, counts
+                    products,
+                    transposed,
+                    query,
+                    item,
+                    sides[0],
+                    sides[-1],
+                    positives,
+                    gallery_is_queries,
+                    error,
+                    RESOLUTION,
+                    counts,
                 )
 
     tiles = [(query, item) for query in starts for item in item_starts if item >= query or not gallery_is_queries]
