@@ -7,11 +7,15 @@ from numba import njit
 
 CHUNK = 128
 """Items compared with a positive at once, before anybody asks whether one of them was too close to call."""
-COLUMNS = 16
-"""Columns of a tile that are turned into rows at once: a cache line of float32."""
-MANY = 48
+COLUMNS = 64
+"""Columns of a tile that are turned into rows at once."""
+CACHE_LINE = 16
+"""In float32."""
+MANY = 10
 """From so many positives on, sorting items into buckets is faster than comparing all items with each."""
-BUCKETS = 1024
+LAST, SPREAD = 1023, 16
+BUCKETS = LAST + SPREAD
+"""From LAST on they hold what comes after everything, spread: a processor waits that counts in one place."""
 FEW = 8
 """Comparisons of an item with positives that cost less than to sort the items."""
 ROUNDING = 2.0**-21
@@ -45,6 +49,39 @@ class Positives(NamedTuple):
     """Which gallery items they are."""
 
 
+class Row(NamedTuple):
+    """A query beside the items of a tile."""
+
+    products: np.ndarray
+    """(items,) float32."""
+    halves: np.ndarray
+    """(items,) float32: half the squared lengths. Less the products, they are the values by which items are ordered."""
+    first_item: int
+    query: int
+    queries: Side
+    gallery: Side
+    itself: bool
+    resolution: float
+    distances: np.ndarray
+    """Those of the query's positives, as in `Positives`."""
+    positives: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Room for what is found of a row: of its positives, of its items, of the buckets."""
+
+    lows: np.ndarray
+    highs: np.ndarray
+    firsts: np.ndarray
+    lasts: np.ndarray
+    values: np.ndarray
+    buckets: np.ndarray
+    shared: np.ndarray
+    sizes: np.ndarray
+    shared_from: np.ndarray
+    shared_to: np.ndarray
+
+
 @vectorised
 def product(a: np.ndarray, b: np.ndarray) -> float:
     """The dot product of two vectors, in float64."""
@@ -76,8 +113,12 @@ def squared_distance(a: np.ndarray, b: np.ndarray) -> float:
 @compiled
 def distance(queries: Side, gallery: Side, query: int, item: int, resolution: float) -> np.float32:
     """The squared distance of a query and an item, by the rule of `neighbours`."""
-    squared = np.float32(squared_distance(queries.vectors[query], gallery.vectors[item]))
-    return max(squared, np.float32(2.0 * queries.half_norms[query] * resolution**2))
+    return _at_least(squared_distance(queries.vectors[query], gallery.vectors[item]), queries, query, resolution)
+
+
+@compiled
+def _at_least(squared, queries, query, resolution):
+    return max(np.float32(squared), np.float32(2.0 * queries.half_norms[query] * resolution**2))
 
 
 @compiled
@@ -93,26 +134,35 @@ def find_positives(
     resolution: float,
     positives: Positives,
 ) -> None:
-    """Fill in the positives of the queries first..end-1.
+    """Fill in the positives of the queries first..end-1, in no order yet.
 
-    The items of class c are `by_class[class_offsets[c]:class_offsets[c + 1]]`, ascending. With `itself`, a query is no
-    positive of its own.
+    The items of class c are `by_class[class_offsets[c]:class_offsets[c + 1]]`, ascending. With `itself`, queries and
+    items are the same: a query is no positive of its own, and its distance to an item after it is that item's to it.
     """
     for q in range(first, end):
-        begin, count = positives.offsets[q], positives.offsets[q + 1] - positives.offsets[q]
-        if count == 0:
+        if positives.offsets[q] == positives.offsets[q + 1]:
             continue
-        items, distances = np.empty(count, np.int32), np.empty(count, np.float32)
-        k = 0
-        for place in range(class_offsets[class_of_query[q]], class_offsets[class_of_query[q] + 1]):
-            if not (itself and by_class[place] == q):
-                items[k] = by_class[place]
-                distances[k] = distance(queries, gallery, q, items[k], resolution)
-                k += 1
-        order = np.argsort(distances, kind="mergesort")  # stable: the lower index first among equals
-        for k in range(count):
-            positives.distances[begin + k] = distances[order[k]]
-            positives.items[begin + k] = items[order[k]]
+        items = by_class[class_offsets[class_of_query[q]] : class_offsets[class_of_query[q] + 1]]
+        own = np.searchsorted(items, q) if itself else -1
+        for k in range(own + 1, len(items)):
+            squared = squared_distance(queries.vectors[q], gallery.vectors[items[k]])
+            place = positives.offsets[q] + k - itself
+            positives.items[place] = items[k]
+            positives.distances[place] = _at_least(squared, queries, q, resolution)
+            if itself:
+                place = positives.offsets[items[k]] + own
+                positives.items[place] = q
+                positives.distances[place] = _at_least(squared, queries, items[k], resolution)
+
+
+@compiled
+def sort_positives(first: int, end: int, positives: Positives) -> None:
+    """Put those of the queries first..end-1 into their order."""
+    for q in range(first, end):
+        begin, stop = positives.offsets[q], positives.offsets[q + 1]
+        order = np.argsort(positives.distances[begin:stop], kind="mergesort")  # stable: the lower index first
+        positives.distances[begin:stop] = positives.distances[begin:stop][order]
+        positives.items[begin:stop] = positives.items[begin:stop][order]
 
 
 @compiled
@@ -136,163 +186,239 @@ def count(
     computed anew from the vectors.
     """
     n_queries, n_items = (tile.shape[1], tile.shape[0]) if transposed else (tile.shape[0], tile.shape[1])
-    n_chunks = -(-n_items // CHUNK)
-    filled = n_chunks * CHUNK
     halves = gallery.half_norms[first_item : first_item + n_items].astype(np.float32)
     longest = np.sqrt(2.0 * gallery.half_norms[first_item : first_item + n_items].max())
-    rows = np.empty((COLUMNS, filled + COLUMNS), np.float32)  # longer by a cache line: else their ends share one place
-    rows[:, n_items:] = np.inf  # what fills the last chunk comes after everything
-    known = np.empty(filled, np.float32)
+    most = 0
+    for q in range(first_query, first_query + n_queries):
+        most = max(most, positives.offsets[q + 1] - positives.offsets[q])
+    scratch = Scratch(
+        np.empty(most, np.float32), np.empty(most, np.float32), np.empty(most, np.int32), np.empty(most, np.int32),
+        np.full(-(-n_items // CHUNK) * CHUNK, np.float32(np.inf)), np.empty(n_items, np.uint16),
+        np.empty(n_items, np.int32), np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32),
+        np.empty(BUCKETS, np.int32),
+    )  # fmt: skip
+    # Longer by a cache line: else all rows would lie in the same few places of the cache.
+    columns = np.empty((COLUMNS, n_items + CACHE_LINE), np.float32)
     for start in range(0, n_queries, COLUMNS):
         width = min(COLUMNS, n_queries - start)
         if transposed:
-            for j in range(n_items):
-                for i in range(width):
-                    rows[i, j] = halves[j] - tile[j, start + i]
-        else:
-            for i in range(width):
-                for j in range(n_items):
-                    rows[i, j] = halves[j] - tile[start + i, j]
+            _turn(tile[:, start : start + width], columns)
         for i in range(width):
             q = first_query + start + i
             begin, end = positives.offsets[q], positives.offsets[q + 1]
-            if begin == end:
-                continue
-            if itself and first_item <= q < first_item + n_items:
-                rows[i, q - first_item] = np.inf
-            for place in range(begin, end):
-                if first_item <= positives.items[place] < first_item + n_items:
-                    rows[i, positives.items[place] - first_item] = np.inf
-            length = np.sqrt(2.0 * queries.half_norms[q])
-            doubt = error * length * longest + ROUNDING * (length + longest) ** 2 + UNDERFLOW
-            # Half the squared distance less half the query's squared length, as the rows hold it.
-            middles = 0.5 * positives.distances[begin:end].astype(np.float64) - queries.half_norms[q]
-            lows, highs = (middles - doubt).astype(np.float32), (middles + doubt).astype(np.float32)
-            known[:] = -1.0
-            row, own = rows[i][:filled], counts[begin:end]
-            distances, items = positives.distances[begin:end], positives.items[begin:end]
-            if end - begin < MANY:
-                _one_by_one(row, known, lows, highs, q, first_item, queries, gallery, resolution, distances, items, own)
-            else:
-                _by_bucket(row, known, lows, highs, q, first_item, queries, gallery, resolution, distances, items, own)
+            if begin < end:
+                row = Row(
+                    columns[i, :n_items] if transposed else tile[start + i],
+                    halves, first_item, q, queries, gallery, itself, resolution, positives.distances[begin:end],
+                    positives.items[begin:end],
+                )  # fmt: skip
+                length = np.sqrt(2.0 * queries.half_norms[q])
+                doubt = error * length * longest + ROUNDING * (length + longest) ** 2 + UNDERFLOW
+                lows, highs = scratch.lows[: end - begin], scratch.highs[: end - begin]
+                _find_windows(row.distances, queries.half_norms[q], doubt, lows, highs)
+                if end - begin < MANY:
+                    _one_by_one(row, lows, highs, scratch, counts[begin:end])
+                else:
+                    _by_bucket(row, lows, highs, scratch, counts[begin:end])
 
 
 @compiled
-def _one_by_one(row, known, lows, highs, query, first_item, queries, gallery, resolution, distances, items, counts):
+def _find_windows(distances, half_norm, doubt, lows, highs):
+    """What is surely nearer and what is not surely farther than each positive.
+
+    As values: half the squared distance less half the query's squared length.
+    """
+    for k in range(len(distances)):
+        middle = 0.5 * np.float64(distances[k]) - half_norm
+        lows[k], highs[k] = middle - doubt, middle + doubt
+
+
+@compiled
+def _turn(some_columns, rows):
+    """Write columns as rows: twice as fast where their number is known to the compiler."""
+    full = some_columns.shape[1] == COLUMNS
+    for j in range(len(some_columns)):
+        items = some_columns[j]
+        if full:
+            for i in range(COLUMNS):
+                rows[i, j] = items[i]
+        else:
+            for i in range(len(items)):
+                rows[i, j] = items[i]
+
+
+@compiled
+def _find_values(halves, products, values):
+    for j in range(len(products)):
+        values[j] = halves[j] - products[j]
+
+
+@compiled  # to the letter: items and thresholds must be rounded alike
+def _find_buckets(halves, products, nearest, scale, buckets):
+    for j in range(len(products)):
+        bucket = _bucket(halves[j] - products[j], nearest, scale)
+        buckets[j] = bucket if bucket < LAST else LAST + j % SPREAD
+
+
+@compiled
+def _leave_out(row, of_items, last):
+    """Put the query itself and its positives after everything."""
+    n_items = len(row.products)
+    if row.itself and row.first_item <= row.query < row.first_item + n_items:
+        of_items[row.query - row.first_item] = last
+    for item in row.positives:
+        if row.first_item <= item < row.first_item + n_items:
+            of_items[item - row.first_item] = last
+
+
+@compiled
+def _one_by_one(row, lows, highs, scratch, counts):
     """Compare every positive with every item, a chunk of them at a time, but for those after the farthest positive."""
-    n_positives = len(counts)
-    for start in range(0, len(row), CHUNK):
-        chunk = row[start : start + CHUNK]
+    values = scratch.values  # what fills the last chunk comes after everything
+    _find_values(row.halves, row.products, values)
+    _leave_out(row, values[: len(row.products)], np.float32(np.inf))
+    for start in range(0, len(values), CHUNK):
+        chunk = values[start : start + CHUNK]
         _, near = _before(chunk, lows[-1], highs[-1])
         if near == 0:
             continue
         doubtful = 0
-        for k in range(n_positives):
+        for k in range(len(counts)):
             surely, perhaps = _before(chunk, lows[k], highs[k])
             counts[k] += surely
             doubtful += perhaps - surely
         if doubtful > FEW * CHUNK:
-            for k in range(n_positives):
+            for k in range(len(counts)):
                 counts[k] -= _before(chunk, lows[k], highs[k])[0]
-            _one_after_the_other(
-                chunk, known[start : start + CHUNK], query, first_item + start, queries, gallery, resolution, distances,
-                items, counts,
-            )  # fmt: skip
+            _one_after_the_other(row, start, chunk <= highs[-1], counts)
         elif doubtful > 0:
-            for j in range(start, start + CHUNK):
-                if row[j] <= highs[-1]:
-                    for k in range(n_positives):
-                        if lows[k] <= row[j] <= highs[k]:
-                            counts[k] += _is_before(
-                                j, known, query, first_item, queries, gallery, resolution, distances[k], items[k]
-                            )
+            for j in range(CHUNK):
+                if chunk[j] <= highs[-1]:
+                    _settle(row, start + j, chunk[j], lows, highs, 0, len(counts), counts)
 
 
 @compiled
-def _by_bucket(
-    row, known, lows, highs, query, first_item, queries, gallery, resolution, distances, items, counts
-):  # fmt: skip
-    """Sort the items into buckets, and compare every positive with the items of its own."""
-    nearest, farthest = lows[0], highs[-1]
-    width = np.float32(BUCKETS - 2) / max(farthest - nearest, np.float32(1e-30))
-    buckets = np.empty(len(row), np.int16)
-    if not _find_buckets(row, nearest, farthest, width, buckets):
+def _by_bucket(row, lows, highs, scratch, counts):
+    """Count the items of each bucket, and compare with a positive only those that share its bucket."""
+    firsts, lasts = scratch.firsts[: len(lows)], scratch.lasts[: len(lows)]
+    buckets, sizes, shared_from, shared_to = scratch.buckets, scratch.sizes, scratch.shared_from, scratch.shared_to
+    nearest, scale = lows[0], np.float32(LAST - 2) / max(highs[-1] - lows[0], np.float32(1e-30))
+    _find_buckets(row.halves, row.products, nearest, scale, buckets)
+    _leave_out(row, buckets, np.uint16(LAST))
+    for k in range(len(lows)):
+        firsts[k], lasts[k] = _bucket(lows[k], nearest, scale), _bucket(highs[k], nearest, scale)
+    _find_shared(firsts, lasts, shared_from, shared_to)
+    n_shared = _sort(buckets, shared_to, sizes, scratch.shared)
+    if _comparisons(firsts, lasts, sizes) > FEW * len(buckets):
+        _one_after_the_other(row, 0, buckets < LAST, counts)
         return
-    starts = np.zeros(BUCKETS + 1, np.int16)
-    for bucket in buckets:
-        starts[bucket + 1] += 1
-    for bucket in range(BUCKETS):
-        starts[bucket + 1] += starts[bucket]
-    ends, sorted_items = starts[:-1].copy(), np.empty(len(row), np.int16)
-    for j in range(len(row)):
-        sorted_items[ends[buckets[j]]] = j
-        ends[buckets[j]] += 1
-    compared = 0
-    for k in range(len(counts)):
-        compared += ends[_bucket(highs[k], nearest, width)] - starts[_bucket(lows[k], nearest, width)]
-    if compared > FEW * len(row):
-        _one_after_the_other(row, known, query, first_item, queries, gallery, resolution, distances, items, counts)
-        return
-    for k in range(len(counts)):
-        begin, end = starts[_bucket(lows[k], nearest, width)], ends[_bucket(highs[k], nearest, width)]
-        before = np.int32(begin)
-        for j in sorted_items[begin:end]:
-            if row[j] < lows[k]:
-                before += 1
-            elif row[j] <= highs[k]:
-                before += _is_before(j, known, query, first_item, queries, gallery, resolution, distances[k], items[k])
+    bucket, before = 0, 0
+    for k in range(len(firsts)):
+        while bucket < firsts[k]:
+            before += sizes[bucket]
+            bucket += 1
         counts[k] += before
+    shared = scratch.shared[:n_shared]
+    n_doubtful = _compare(shared, row.halves, row.products, buckets, shared_from, shared_to, lows, highs, counts)
+    for j in shared[:n_doubtful]:
+        value, bucket = row.halves[j] - row.products[j], buckets[j]
+        _settle(row, j, value, lows, highs, shared_from[bucket], shared_to[bucket], counts)
 
 
-@vectorised
-def _find_buckets(row, nearest, farthest, width, buckets):
-    """The bucket of each item, the first for those before `nearest`, the last for those after `farthest`.
+@compiled
+def _find_shared(firsts, lasts, shared_from, shared_to):
+    """Which positives, from one to before another, share each bucket."""
+    shared_to[:] = 0
+    for k in range(len(firsts)):
+        for bucket in range(firsts[k], lasts[k] + 1):
+            if shared_to[bucket] == 0:
+                shared_from[bucket] = k
+            shared_to[bucket] = k + 1
 
-    False if all are after it.
-    """
-    near = np.int32(0)
-    for j in range(len(row)):
-        near = np.int32(near + np.int32(row[j] <= farthest))
-    if near == 0:
-        return False
-    for j in range(len(row)):
-        buckets[j] = _bucket(row[j], nearest, width)
-    return True
+
+@compiled
+def _sort(buckets, shared_to, sizes, shared):
+    """Count the items of each bucket, and list those of buckets that are shared. How many those are."""
+    sizes[:] = 0
+    n_shared = 0
+    for j in range(len(buckets)):
+        bucket = np.intp(buckets[j])
+        sizes[bucket] += 1
+        shared[n_shared] = j
+        n_shared += np.intp(shared_to[bucket] > 0)
+    return n_shared
+
+
+@compiled
+def _comparisons(firsts, lasts, sizes):
+    """Of positives with the items that share their buckets."""
+    n = 0
+    for k in range(len(firsts)):
+        for bucket in range(firsts[k], lasts[k] + 1):
+            n += sizes[bucket]
+    return n
+
+
+@compiled
+def _compare(items, halves, products, buckets, shared_from, shared_to, lows, highs, counts):
+    """Count some items for the positives that they share buckets with. Move those in doubt to the front; how many."""
+    n_doubtful = 0
+    for j in items:
+        value, bucket, doubtful = halves[j] - products[j], np.intp(buckets[j]), np.intp(0)
+        for k in range(shared_from[bucket], shared_to[bucket]):
+            counts[k] += np.int32(value < lows[k])
+            doubtful |= np.intp((value >= lows[k]) & (value <= highs[k]))
+        items[n_doubtful] = j
+        n_doubtful += doubtful
+    return n_doubtful
 
 
 @compiled  # to the letter: items and thresholds must be rounded alike
-def _bucket(value, nearest, width):
-    """Rises with the value, from 0 to BUCKETS - 1."""
-    place = (value - nearest) * width + np.float32(1)
+def _bucket(value, nearest, scale):
+    """Rises with the value: 0 before `nearest`, LAST after the farthest."""
+    place = (value - nearest) * scale + np.float32(1)
     place = place if place > np.float32(0) else np.float32(0)
-    return np.int32(place if place < np.float32(BUCKETS - 1) else np.float32(BUCKETS - 1))
+    return np.int32(place if place < np.float32(LAST) else np.float32(LAST))
 
 
 @compiled
-def _one_after_the_other(row, known, query, first_item, queries, gallery, resolution, distances, items, counts):
-    """Compute all distances of a row anew and sort them: where most are too close to call."""
-    for j in range(len(row)):
-        if row[j] == np.inf:
-            known[j] = np.inf
-        elif known[j] < 0:
-            known[j] = distance(queries, gallery, query, first_item + j, resolution)
+def _settle(row, j, value, lows, highs, first, end, counts):
+    """Compare an item anew with those of the positives first..end-1 that it is too close to."""
+    known = np.float32(-1)
+    for k in range(first, end):
+        if lows[k] <= value <= highs[k]:
+            if known < 0:
+                known = _distance_of(row, j)
+            counts[k] += _is_before(row, j, known, k)
+
+
+@compiled
+def _one_after_the_other(row, start, near, counts):
+    """Compute the distances of all near items and sort them: where most are too close to call."""
+    known = np.full(len(near), np.float32(np.inf))
+    for j in range(len(near)):
+        if near[j]:
+            known[j] = _distance_of(row, start + j)
     order = np.argsort(known, kind="mergesort")
     before = 0
     for k in range(len(counts)):
-        while before < len(row) and _is_before(
-            order[before], known, query, first_item, queries, gallery, resolution, distances[k], items[k]
-        ):
+        while before < len(order) and _is_before(row, start + order[before], known[order[before]], k):
             before += 1
         counts[k] += before
 
 
 @compiled
-def _is_before(j, known, query, first_item, queries, gallery, resolution, positive_distance, positive):
-    """Whether the j-th item of a chunk comes before a positive: nearer, or as near and of a lower index."""
-    item = first_item + j
-    if known[j] < 0:
-        known[j] = distance(queries, gallery, query, item, resolution)
-    return int(known[j] < positive_distance or (known[j] == positive_distance and item < positive))
+def _distance_of(row, j):
+    return distance(row.queries, row.gallery, row.query, row.first_item + j, row.resolution)
+
+
+@compiled
+def _is_before(row, j, distance_of_j, k):
+    """Whether the j-th item comes before the k-th positive: nearer, or as near and of a lower index."""
+    distance_of_k = row.distances[k]
+    return int(
+        distance_of_j < distance_of_k or (distance_of_j == distance_of_k and row.first_item + j < row.positives[k])
+    )
 
 
 @vectorised

@@ -11,24 +11,41 @@ A *positive* of a query is a gallery item of the query's class. Ranks start at 1
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from threading import Lock
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 BLOCK_BYTES = 128 * 2**20
 RESOLUTION = 2.0**-22
 KMEANS_ITERATIONS = 20
 _BYTES_PER_DISTANCE = 12  # float64, then float32
-SMALLEST_TILE, TILE_OF_FEW, TILE_OF_MANY = 256, 1024, 2048
-"""Queries, and as many items, compared at once. Their float32 products, 4 MB, stay in a processor's cache; where a
-query has many positives the work that each row of a tile takes, whatever its length, weighs more."""
-DEPTH = 128
-"""Dimensions that the float32 product sums up before it adds to the sum of those before."""
+SMALLEST_TILE = 256
+
+
+class _Tiling(NamedTuple):
+    """How the products of queries and items are taken, a tile at a time."""
+
+    side: int
+    """Queries, and as many items, at most."""
+    depth: int
+    """Dimensions that the float32 product sums up before it adds to the sum of those before."""
+    part: int
+    """Items that are multiplied with a tile's queries at once."""
+
+
+OF_FEW = _Tiling(1024, 512, 1024)
+"""4 MB, which stay in a processor's cache while the positives of a query are compared with its row one by one."""
+OF_MANY = _Tiling(2048, 128, 256)
+"""For many positives a query: what each row takes, whatever its length, weighs more; and more items are close to one of
+them, where less depth is less error."""
+NOT_SMALL = 20
+"""Powers of two below 1 at which squares are nowhere near the smallest float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +131,8 @@ def neighbours(
 
     Neither `device`, where the ranks are found, nor `threads` changes a result (on a GPU float64 sums in another order,
     which can matter where two distances are equal to float32's last digit); of threads there are OMP_NUM_THREADS,
-    or as many as the process has cores, if not given. Memory beyond the arguments: two copies of gallery and queries,
-    12 bytes for each positive of a query, and at most 16 MB a thread; on a GPU about 1 GB.
+    or as many as the process has cores, if not given. Memory beyond the arguments: at most two copies of both sides,
+    12 bytes for each positive of a query, and at most 24 MB a thread; on a GPU about 1 GB.
 
     ValueError for lengths or widths that do not fit together, for NaN or infinite embeddings, and if no query at all
     has a positive.
@@ -225,12 +242,13 @@ def _scaled(embeddings: np.ndarray, gallery: np.ndarray, gallery_is_queries: boo
     """Both multiplied by a power of two, which is exact, so that squares of very large and very small ones are none."""
     if embeddings.shape[1] != gallery.shape[1]:
         raise ValueError(f"gallery: {gallery.shape[1]} dimensions; expected {embeddings.shape[1]} as in embeddings")
-    largest = max(np.abs(embeddings).max(), np.abs(gallery).max())
+    largest = max(max(each.max(), -each.min()) for each in (embeddings, gallery))
     exponent = -int(np.frexp(np.float64(largest))[1])
-    scaled = [
-        np.ascontiguousarray(np.ldexp(each.astype(np.promote_types(each.dtype, np.float32), copy=False), exponent))
-        for each in ([gallery] if gallery_is_queries else [embeddings, gallery])
-    ]
+    given = [gallery] if gallery_is_queries else [embeddings, gallery]
+    scaled = [each.astype(np.promote_types(each.dtype, np.float32), copy=False) for each in given]
+    if not 0 <= exponent <= NOT_SMALL:
+        scaled = [np.ldexp(each, exponent) for each in scaled]
+    scaled = [np.require(each, requirements=["C", "W"]) for each in scaled]  # what is compiled, is for these
     return scaled[0], scaled[-1]
 
 
@@ -247,23 +265,23 @@ def _count(
     The product of a tile of queries with one of items is taken in float32, and tells for nearly all items on which side
     of a positive they are; what its rounding error leaves in doubt is computed anew in float64. The bound of that error
     is rigorous: n u / (1 - n u) for sums of n products (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
-    section 3.1). Products of `DEPTH` dimensions are added up, so that n is small. Without a gallery a tile serves both
+    section 3.1). Sums of `depth` products are added up, so that n is small. Without a gallery a tile serves both
     its rows and its columns.
     """
-    from threadpoolctl import threadpool_limits
-
     from dml import counting
 
     given = [gallery] if gallery_is_queries else [embeddings, gallery]
     sides = [counting.Side(vectors, counting.half_norms(vectors)) for vectors in given]
-    slices = [_slices(vectors) for vectors in given]
+    single = [vectors.astype(np.float32, copy=False) for vectors in given]
     positives = counting.Positives(offsets, np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int32))
     counts = np.zeros(offsets[-1], np.int32)
+    few = offsets[-1] < counting.MANY * len(embeddings)
+    tiling = OF_FEW if few else OF_MANY
+    dimensions = embeddings.shape[1]
     rounded = 2  # both vectors, where they were not float32
-    summed = min(DEPTH, embeddings.shape[1]) + len(slices[0]) + rounded
+    summed = min(tiling.depth, dimensions) + -(-dimensions // tiling.depth) + rounded
     error = summed * 2.0**-24 / (1 - summed * 2.0**-24)
-    largest = TILE_OF_FEW if offsets[-1] < counting.MANY * len(embeddings) else TILE_OF_MANY
-    side = min(largest, max(SMALLEST_TILE, -(-len(gallery) // (2 * threads))))
+    side = min(tiling.side, max(SMALLEST_TILE, -(-len(gallery) // (2 * threads))))
     starts, item_starts = range(0, len(embeddings), side), range(0, len(gallery), side)
     locks = [Lock() for _ in starts]
 
@@ -274,30 +292,32 @@ def _count(
             RESOLUTION, positives,
         )  # fmt: skip
 
+    def sort_positives(start: int) -> None:
+        counting.sort_positives(start, min(start + side, len(embeddings)), positives)
+
     def compare(tile: tuple[int, int]) -> None:
-        rows, columns = tile
-        products = _products(slices[0], slices[-1], slice(rows, rows + side), slice(columns, columns + side))
-        uses = [(False, rows, columns), (True, columns, rows)]
-        for transposed, query, item in uses if gallery_is_queries and rows != columns else uses[:1]:
+        first_row, first_column = tile
+        rows, columns = slice(first_row, first_row + side), slice(first_column, first_column + side)
+        itself_with_itself = gallery_is_queries and rows == columns
+        products = _multiply(single[0][rows], single[-1][columns], tiling, itself_with_itself)
+        uses = [(False, first_row, first_column)]
+        if gallery_is_queries and not itself_with_itself:
+            uses.append((True, first_column, first_row))
+        if first_row // side % 2:
+            uses.reverse()  # threads that compare tiles of common columns begin with different ones
+        uses.sort(key=lambda use: locks[use[1] // side].locked())
+        for transposed, query, item in uses:
             with locks[query // side]:
                 counting.count(
-                    products,
-                    transposed,
-                    query,
-                    item,
-                    sides[0],
-                    sides[-1],
-                    positives,
-                    gallery_is_queries,
-                    error,
-                    RESOLUTION,
-                    counts,
-                )
+                    products, transposed, query, item, sides[0], sides[-1], positives, gallery_is_queries, error,
+                    RESOLUTION, counts,
+                )  # fmt: skip
 
     tiles = [(query, item) for query in starts for item in item_starts if item >= query or not gallery_is_queries]
-    tiles.sort(key=lambda tile: (tile[1] - tile[0]) % len(gallery))  # those that are compared together share no rows
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
-        for work, parts in ((find_positives, starts), (compare, tiles)):
+    # Those that are compared together share no rows, and the quickest come last.
+    tiles.sort(key=lambda tile: (tile[0] - tile[1]) % len(gallery), reverse=True)
+    with _matrix_products().limit(limits=1), ThreadPoolExecutor(threads) as pool:
+        for work, parts in ((find_positives, starts), (sort_positives, starts), (compare, tiles)):
             for _ in pool.map(work, parts):
                 pass
     return counts
@@ -325,25 +345,38 @@ def _count_on_gpu(
         return None
 
 
-def _slices(vectors: np.ndarray) -> list[np.ndarray]:
-    """Their dimensions, `DEPTH` at a time, float32."""
-    return [
-        np.ascontiguousarray(vectors[:, start : start + DEPTH], dtype=np.float32)
-        for start in range(0, vectors.shape[1], DEPTH)
-    ]
+@cache
+def _matrix_products() -> ThreadpoolController:
+    """The libraries that multiply matrices: to look for them takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
 
 
-def _products(
-    queries: Sequence[np.ndarray], items: Sequence[np.ndarray], which_queries: slice, which_items: slice
-) -> np.ndarray:
-    """The dot products of some queries with some items, float32."""
-    first, *others = zip(queries, items, strict=True)
-    products = first[0][which_queries] @ first[1][which_items].T
-    part = np.empty_like(products)
-    for a, b in others:
-        np.matmul(a[which_queries], b[which_items].T, out=part)
-        products += part
+def _multiply(queries: np.ndarray, items: np.ndarray, tiling: _Tiling, symmetric: bool) -> np.ndarray:
+    """The dot products (rows, columns) of some queries (rows, D) with some items (columns, D), float32.
+
+    Where both are the same, half of them are multiplied.
+    """
+    products = np.empty((len(queries), len(items)), np.float32)
+    for start in range(0, len(items), tiling.part):
+        columns = slice(start, min(start + tiling.part, len(items)))
+        rows = slice(0, columns.stop if symmetric else None)
+        _multiply_part(queries[rows], items[columns].T, tiling.depth, products[rows, columns])
+        if symmetric:
+            products[columns, :start] = products[:start, columns].T
     return products
+
+
+def _multiply_part(a: np.ndarray, b: np.ndarray, depth: int, out: np.ndarray) -> None:
+    """Of two matrices, the products of so many dimensions at a time added up."""
+    *firsts, last = (slice(start, start + depth) for start in range(0, len(b), depth))
+    if not firsts:
+        np.matmul(a, b, out=out)
+        return
+    total = a[:, firsts[0]] @ b[firsts[0]]
+    part = np.empty_like(total)
+    for some in firsts[1:]:
+        total += np.matmul(a[:, some], b[some], out=part)
+    np.add(total, np.matmul(a[:, last], b[last], out=part), out=out)
 
 
 def _distance_blocks(

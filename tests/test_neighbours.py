@@ -107,9 +107,10 @@ def test_tiles_and_threads_change_nothing(kind, n_classes, monkeypatch):
     embeddings, labels = drawn(kind, 211, 131, rng), rng.integers(0, n_classes, 211)
     expected = ranks_by_sorting(embeddings, labels)
     np.testing.assert_array_equal(neighbours(embeddings, labels).ranks, expected)
-    for tile, threads in ((20, 1), (33, 2), (210, 5)):
-        for size in ("SMALLEST_TILE", "TILE_OF_FEW", "TILE_OF_MANY"):
-            monkeypatch.setattr(module, size, tile)
+    for side, depth, part, threads in ((20, 50, 7, 1), (33, 131, 33, 2), (210, 130, 64, 5)):
+        monkeypatch.setattr(module, "SMALLEST_TILE", side)
+        for tiling in ("OF_FEW", "OF_MANY"):
+            monkeypatch.setattr(module, tiling, module._Tiling(side, depth, part))
         np.testing.assert_array_equal(neighbours(embeddings, labels, threads=threads).ranks, expected)
         found = neighbours(embeddings, labels, embeddings[50:], labels[50:], threads=threads)
         np.testing.assert_array_equal(found.ranks, ranks_by_sorting(embeddings, labels, embeddings[50:], labels[50:]))
@@ -185,7 +186,7 @@ def test_what_float32_cannot_tell_apart_is_ranked_as_float64_has_it(jitter, n_cl
     np.testing.assert_array_equal(neighbours(points, labels).ranks, ranks_by_sorting(points, labels))
 
 
-@pytest.mark.parametrize("dimensions", [2, 127, 128, 129, 400])
+@pytest.mark.parametrize("dimensions", [2, 127, 128, 129, 400, 600])
 @pytest.mark.parametrize("n_classes", [3, 200])
 def test_ranks_are_those_of_sorting_in_any_dimension(dimensions, n_classes):
     rng = np.random.default_rng(dimensions)
@@ -195,7 +196,7 @@ def test_ranks_are_those_of_sorting_in_any_dimension(dimensions, n_classes):
 
 
 def test_memory_is_that_of_a_tile(monkeypatch):
-    monkeypatch.setattr(module, "TILE_OF_FEW", 256)
+    monkeypatch.setattr(module, "OF_FEW", module._Tiling(256, 512, 256))
     rng = np.random.default_rng(0)
     embeddings, labels = rng.standard_normal((3000, 4)), rng.integers(0, 300, 3000)
     neighbours(embeddings, labels)  # compiles
@@ -221,6 +222,16 @@ def test_scale_does_not_matter(factor):
     rng = np.random.default_rng(2)
     embeddings, labels = rng.standard_normal((120, 16)), rng.integers(0, 12, 120)
     np.testing.assert_array_equal(neighbours(factor * embeddings, labels).ranks, neighbours(embeddings, labels).ranks)
+
+
+def test_embeddings_may_be_read_only_and_part_of_a_larger_array():
+    rng = np.random.default_rng(2)
+    embeddings, labels = rng.uniform(-0.9, 0.9, (120, 16)).astype(np.float32), rng.integers(0, 12, 120)
+    part = np.repeat(embeddings, 2, axis=1)[:, ::2]
+    part.setflags(write=False)
+    before = part.copy()
+    np.testing.assert_array_equal(neighbours(part, labels).ranks, neighbours(embeddings, labels).ranks)
+    np.testing.assert_array_equal(part, before)
 
 
 def test_rotation_does_not_matter():
