@@ -9,8 +9,8 @@ CHUNK = 128
 """Items compared with a positive at once, before anybody asks whether one of them was too close to call."""
 COLUMNS = 64
 """Columns of a tile that are turned into rows at once."""
-CACHE_LINE = 16
-"""In float32."""
+CACHE_LINE, CACHE_PERIOD = 16, 1024
+"""In float32: what a processor's cache holds at once, and how far apart what competes for one place of it is."""
 MANY = 10
 """From so many positives on, sorting items into buckets is faster than comparing all items with each."""
 LAST, SPREAD = 1023, 16
@@ -197,8 +197,8 @@ def count(
         np.empty(n_items, np.int32), np.empty(BUCKETS, np.int32), np.empty(BUCKETS, np.int32),
         np.empty(BUCKETS, np.int32),
     )  # fmt: skip
-    # Longer by a cache line: else all rows would lie in the same few places of the cache.
-    columns = np.empty((COLUMNS, n_items + CACHE_LINE), np.float32)
+    # Their beginnings, written at once, have places of their own in the cache.
+    columns = np.empty((COLUMNS, -(-n_items // CACHE_PERIOD) * CACHE_PERIOD + CACHE_LINE), np.float32)
     for start in range(0, n_queries, COLUMNS):
         width = min(COLUMNS, n_queries - start)
         if transposed:
