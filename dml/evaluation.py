@@ -12,7 +12,7 @@ from dml.embedding import BATCH_SIZE, concatenate, embed
 from dml.files import read_bytes, write_bytes
 from dml.images import PackedImages
 from dml.measuring import measure
-from dml.neighbours import Neighbours, neighbours
+from dml.neighbours import Neighbours, neighbours, usable_cores
 from dml.protocol import Protocol
 from dml.record import embedding_code, evaluation_code, provenance, read_json, write_json
 from dml.seeds import derive_seed
@@ -58,7 +58,7 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
         "test": images.fingerprint,
         "code": embedding_code(),
         "seconds": round(time.monotonic() - started, 3),
-        "provenance": provenance(device),
+        "provenance": provenance(device, torch.get_num_threads()),
     }
     write_json(output.with_suffix(".json"), made)
 
@@ -122,7 +122,7 @@ def measure_seed(
             "test": images.fingerprint,
             "code": evaluation_code(),
             "seconds": round(time.monotonic() - started, 3),
-            "provenance": provenance("cpu"),
+            "provenance": provenance("cpu", usable_cores()),
         },
     )
 

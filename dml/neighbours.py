@@ -166,7 +166,7 @@ def neighbours(
     if device != "cpu":
         others = _count_on_gpu(*scaled, offsets, classes, gallery_is_queries, device)
     if others is None:
-        others = _count(*scaled, offsets, classes, gallery_is_queries, threads or _usable_cores())
+        others = _count(*scaled, offsets, classes, gallery_is_queries, threads or usable_cores())
     np.add(others, found.hits, out=found.ranks)  # before the k-th positive there are k - 1 others, and those counted
     return found
 
@@ -232,7 +232,7 @@ class _Classes:
         return np.diff(self.offsets)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """As many as the process was told to use, as all numerical libraries are told it."""
     told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(told) if told else len(os.sched_getaffinity(0))

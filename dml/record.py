@@ -26,26 +26,22 @@ USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies"
 PACKAGES = ("torch", "numpy", "scipy", "numba", "faiss-gpu", "optuna", "scikit-learn", "pytorch-metric-learning")
 
 
-def provenance(device: str) -> dict[str, Any]:
+def provenance(device: str, threads: int) -> dict[str, Any]:
     """Commit, versions, hardware, threads and memory of this process."""
-    import torch
-
     return {
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         **hardware(device),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated(device) / 2**20) if _is_gpu(device) else None,
+        "peak_gpu_memory_mb": _peak_gpu_memory_mb(device) if _is_gpu(device) else None,
     }
 
 
 def hardware(device: str) -> dict[str, str]:
     """Where this process computes: host, kind of device (cpu or cuda) and its name."""
-    import torch
-
-    name = torch.cuda.get_device_name(device) if _is_gpu(device) else _processor()
+    name = _gpu(device) if _is_gpu(device) else _processor()
     return {"host": platform.node(), "device_type": "cuda" if _is_gpu(device) else "cpu", "device": name}
 
 
@@ -100,6 +96,18 @@ def read_json(path: Path) -> Any:
 
 def _is_gpu(device: str) -> bool:
     return device.startswith("cuda")
+
+
+def _gpu(device: str) -> str:
+    import torch  # where only processors are asked for, PyTorch need not be loaded
+
+    return torch.cuda.get_device_name(device)
+
+
+def _peak_gpu_memory_mb(device: str) -> int:
+    import torch
+
+    return round(torch.cuda.max_memory_allocated(device) / 2**20)
 
 
 @cache

@@ -107,7 +107,7 @@ def run_fold(
         "embedding_size": outcome.model.embedding_size,
         "protocol": protocol.training_values(),
         "made_by": made_by,
-        "provenance": provenance(device),
+        "provenance": provenance(device, torch.get_num_threads()),
     }
 
 

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import io
 import json
+import subprocess
+import sys
 
 import example_results
 import numpy as np
@@ -217,6 +219,18 @@ def test_measuring_again_gives_equal_values(tmp_path, stripes_data, records, emb
     measure_seed(embeddings[0], records, stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")
     assert but_for_the_time() == first and (tmp_path / "queries.npz").read_bytes() == queries
     assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith(".")) == []
+
+
+def test_measuring_does_not_load_pytorch(tmp_path, stripes_data, records, embeddings):
+    """Nothing of it needs PyTorch, whose import takes as long as all the rest."""
+    program = "import json, sys; from pathlib import Path; from dml.evaluation import measure_seed\n"
+    program += "files, records, *rest = json.loads(sys.argv[1])\n"
+    program += "measure_seed([Path(file) for file in files], records, *map(Path, rest))\n"
+    program += "assert 'torch' not in sys.modules"
+    paths = [str(path) for path in (stripes_data.test, tmp_path / "metrics.json", tmp_path / "queries.npz")]
+    arguments = json.dumps([[str(file) for file in embeddings[0]], records, *paths])
+    subprocess.run([sys.executable, "-c", program, arguments], check=True)
+    assert (tmp_path / "queries.npz").exists()
 
 
 def test_the_seed_decides_the_clustering_and_nothing_else(tmp_path, stripes_data, records, embeddings, measured):
