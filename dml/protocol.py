@@ -186,7 +186,7 @@ class Protocol(Checked):
 TRAINING_CODE = [
     Path(__file__).parent / f"{name}.py"
     for name in ("augmentation", "counting", "counting_on_gpu", "embedding", "images", "loading", "method", "model",
-                 "neighbours", "pairs", "runs", "sampling", "search", "seeds", "splits", "stepping",
+                 "neighbours", "pairs", "rmsprop", "runs", "sampling", "search", "seeds", "splits", "stepping",
                  "training", "metrics/map_at_r")
 ]  # fmt: skip
 """Files that every search and training runs through; results of different versions never stand in one table."""

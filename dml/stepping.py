@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dml.method import Method
+from dml.rmsprop import RMSprop
 
 EAGER_STEPS = 3
 """Before a graph is captured: libraries choose their algorithms and optimisers make their states in the first ones."""
@@ -30,7 +31,7 @@ class Stepper:
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, optimizers: Sequence[torch.optim.Optimizer], total: Tensor, device: str
+        self, model: nn.Module, method: Method, optimizers: Sequence[RMSprop], total: Tensor, device: str
     ) -> None:
         self.model, self.method, self.optimizers, self.total = model, method, optimizers, total
         self.captures = device.startswith("cuda") and method.capturable
@@ -104,8 +105,8 @@ class Stepper:
         yield from self.model.buffers()
         yield from self.method.buffers()
         for optimizer in self.optimizers:
-            for state in optimizer.state.values():
-                yield from (value for value in state.values() if isinstance(value, Tensor))
+            for state in optimizer.state:
+                yield from state.values()
         yield self.total
 
     def _copies(self) -> list[Tensor]:

@@ -25,6 +25,7 @@ from dml.neighbours import neighbours
 from dml.pml import build_pml_method
 from dml.protocol import Protocol
 from dml.record import hardware
+from dml.rmsprop import RMSprop
 from dml.sampling import Batches
 from dml.seeds import derive_seed, generator
 from dml.splits import Fold
@@ -168,7 +169,7 @@ class Training:
 
     model: Model
     method: Method
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[RMSprop]
     order: Batches
     crops: np.random.Generator
     device: str
@@ -229,8 +230,6 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
         for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
-            for group in own["param_groups"]:  # where it counts belongs to the device, not to the state
-                group["capturable"] = optimizer.param_groups[0]["capturable"]
             optimizer.load_state_dict(own)
         self.total = state["total"].to(self.device)
         self.order.load_state_dict(state["order"])
@@ -263,29 +262,18 @@ def build_method(trial: Trial, num_classes: int, embedding_size: int) -> Method:
     return method_class_of(trial)(num_classes, embedding_size, **parameters)
 
 
-def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Protocol) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Protocol) -> list[RMSprop]:
     """RMSprop for the model, and one of its own for the loss's weights, whose learning rate belongs to the trial."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizers = [_rmsprop(trained, protocol.learning_rate, protocol.weight_decay, protocol)]
+    optimizers = [RMSprop(trained, protocol.learning_rate, protocol.momentum, protocol.weight_decay)]
     weights: list[Tensor] = list(method.parameters())
     if weights:
         own = trial.fixed | trial.parameters
         learning_rate = own.get("loss_lr", protocol.learning_rate)
         decay = protocol.weight_decay if method.loss_weight_decay is None else method.loss_weight_decay
         decay = own.get("loss_weight_decay", decay)
-        optimizers.append(_rmsprop(weights, learning_rate, decay, protocol))
+        optimizers.append(RMSprop(weights, learning_rate, protocol.momentum, decay))
     return optimizers
-
-
-def _rmsprop(parameters, learning_rate: float, weight_decay: float, protocol: Protocol) -> torch.optim.Optimizer:
-    return torch.optim.RMSprop(
-        parameters,
-        lr=learning_rate,
-        momentum=protocol.momentum,
-        weight_decay=weight_decay,
-        foreach=True,
-        capturable=parameters[0].is_cuda,  # what it counts is counted on the GPU: see `Stepper`
-    )
 
 
 def map_at_r(found) -> dict:

@@ -7,6 +7,7 @@ from torch import nn
 
 from dml import stepping
 from dml.method import Method, Outputs
+from dml.rmsprop import RMSprop
 from dml.stepping import EAGER_STEPS, Stepper
 
 
@@ -36,7 +37,7 @@ def a_stepper(device="cuda", captures=True):
     torch.manual_seed(0)
     model, method = Network(), Distance()
     method.capturable = captures
-    optimizers = [torch.optim.RMSprop(part.parameters(), lr=1e-2, momentum=0.9) for part in (model, method)]
+    optimizers = [RMSprop([*part.parameters()], 1e-2, 0.9, 0.0) for part in (model, method)]
     return Stepper(model, method, optimizers, torch.zeros(()), device)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -54,6 +55,8 @@ def run(main: Callable[..., None], **arguments: Any) -> None:
             f"error: {name}: could not be written ({error.strerror}); make room and run the same "
             "command again: nothing that is finished is lost"
         )
+    finally:
+        gc.freeze()  # else Python looks at every object of PyTorch once more before it ends: half a second a process
 
 
 def _outputs(values: Mapping[str, Any]) -> list[Path]:

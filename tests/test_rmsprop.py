@@ -1,0 +1,61 @@
+"""The optimiser beside PyTorch's."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dml.rmsprop import RMSprop
+
+SHAPES = [(5,), (7, 3), (4, 3, 2, 2), ()]
+
+
+def parameters():
+    generator = torch.Generator().manual_seed(0)
+    found = [torch.randn(shape, generator=generator).requires_grad_() for shape in SHAPES]
+    found[2].data = found[2].data.to(memory_format=torch.channels_last)
+    return found
+
+
+def steps(parameters, optimizer, first, end):
+    for n in range(first, end):
+        generator = torch.Generator().manual_seed(n)
+        optimizer.zero_grad()
+        for i, parameter in enumerate(parameters):
+            gradient = torch.randn(parameter.shape, generator=generator)
+            if not (i == 1 and n % 3 == 0):  # a step without a gradient is none of this weight
+                parameter.grad = gradient
+        optimizer.step()
+
+
+@pytest.mark.parametrize("momentum, weight_decay", [(0.9, 1e-4), (0.5, 0.1), (0.9, 0.0)])
+def test_it_is_pytorchs_bit_for_bit(momentum, weight_decay):
+    own, theirs = parameters(), parameters()
+    steps(own, RMSprop(own, 1e-2, momentum, weight_decay), 0, 8)
+    steps(theirs, torch.optim.RMSprop(theirs, lr=1e-2, momentum=momentum, weight_decay=weight_decay), 0, 8)
+    assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(own, parameters(), strict=True))
+
+
+def test_it_goes_on_from_its_state():
+    whole, halves = parameters(), parameters()
+    steps(whole, RMSprop(whole, 1e-2, 0.9, 1e-4), 0, 8)
+    first, second = (RMSprop(halves, 1e-2, 0.9, 1e-4) for _ in range(2))
+    steps(halves, first, 0, 4)
+    second.load_state_dict(first.state_dict())
+    steps(halves, second, 4, 8)
+    assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
+
+
+def test_without_gradients_nothing_changes():
+    weights = parameters()
+    RMSprop(weights, 1e-2, 0.9, 0.1).step()
+    assert all(torch.equal(a, b) for a, b in zip(weights, parameters(), strict=True))
+
+
+def test_pytorchs_compiler_is_not_imported():
+    program = "import sys, torch; from dml.rmsprop import RMSprop\n"
+    program += "w = torch.ones(3, requires_grad=True); o = RMSprop([w], 1, 0.9, 0)\n"
+    program += "w.sum().backward(); o.step(); o.zero_grad(); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
