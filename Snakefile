@@ -1,5 +1,6 @@
 """Deep metric learning under one fair protocol: download, search, final runs, metrics, report. See README.md."""
 
+import gc
 import os
 import sys
 
@@ -10,6 +11,8 @@ from workflow.progress import watch
 
 min_version("9.0")
 watch()
+# A plan of ten thousand jobs is millions of objects that all stay: to look for garbage among them takes a tenth of it.
+gc.set_threshold(100_000)
 
 
 configfile: f"{workflow.basedir}/config.yaml"
