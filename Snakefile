@@ -11,7 +11,7 @@ from workflow.progress import watch
 
 min_version("9.0")
 watch()
-# A plan of ten thousand jobs is millions of objects that all stay: to look for garbage among them takes a tenth of it.
+# A plan of ten thousand jobs is millions of objects that all stay: to look for garbage among them takes a tenth of the time.
 gc.set_threshold(100_000)
 
 

@@ -10,7 +10,7 @@ CHUNK = 128
 COLUMNS = 64
 """Columns of a tile that are turned into rows at once."""
 CACHE_LINE, CACHE_PERIOD = 16, 1024
-"""In float32: what a processor's cache holds at once, and how far apart what competes for one place of it is."""
+"""In float32: what a processor's cache loads at once, and how far apart what competes for one place of it is."""
 MANY = 10
 """From so many positives on, sorting items into buckets is faster than comparing all items with each."""
 LAST, SPREAD = 1023, 16
@@ -25,7 +25,7 @@ UNDERFLOW = 2.0**-100
 """More than all products that float32 makes zero."""
 
 compiled = njit(cache=True, nogil=True)
-# What may be done to sums and minima so that they are taken many terms at a time. No number here is NaN.
+# What may be done to sums and counts so that they are taken many terms at a time. No number here is NaN.
 vectorised = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
 
 
@@ -307,8 +307,11 @@ def _by_bucket(row, lows, highs, scratch, counts):
     _leave_out(row, buckets, np.uint16(LAST))
     for k in range(len(lows)):
         firsts[k], lasts[k] = _bucket(lows[k], nearest, scale), _bucket(highs[k], nearest, scale)
+    if (lasts - firsts).sum() > FEW * BUCKETS:
+        _one_after_the_other(row, 0, buckets < LAST, counts)
+        return
     _find_shared(firsts, lasts, shared_from, shared_to)
-    n_shared = _sort(buckets, shared_to, sizes, scratch.shared)
+    n_shared = _count_buckets(buckets, shared_to, sizes, scratch.shared)
     if _comparisons(firsts, lasts, sizes) > FEW * len(buckets):
         _one_after_the_other(row, 0, buckets < LAST, counts)
         return
@@ -337,7 +340,7 @@ def _find_shared(firsts, lasts, shared_from, shared_to):
 
 
 @compiled
-def _sort(buckets, shared_to, sizes, shared):
+def _count_buckets(buckets, shared_to, sizes, shared):
     """Count the items of each bucket, and list those of buckets that are shared. How many those are."""
     sizes[:] = 0
     n_shared = 0

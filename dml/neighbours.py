@@ -25,7 +25,10 @@ BLOCK_BYTES = 128 * 2**20
 RESOLUTION = 2.0**-22
 KMEANS_ITERATIONS = 20
 _BYTES_PER_DISTANCE = 12  # float64, then float32
+PORTION = 256
+"""Queries whose positives are found at once."""
 SMALLEST_TILE = 256
+"""Queries of a tile, at least, where so few are compared that every thread should get some."""
 
 
 class _Tiling(NamedTuple):
@@ -285,15 +288,16 @@ def _count(
     starts, item_starts = range(0, len(embeddings), side), range(0, len(gallery), side)
     locks = [Lock() for _ in starts]
 
-    def find_positives(start: int) -> None:
-        end = min(start + side, len(embeddings))
+    portions = [slice(start, min(start + PORTION, len(embeddings))) for start in range(0, len(embeddings), PORTION)]
+
+    def find_positives(rows: slice) -> None:
         counting.find_positives(
-            start, end, sides[0], sides[-1], classes.by_class, classes.offsets, classes.of_query, gallery_is_queries,
-            RESOLUTION, positives,
+            rows.start, rows.stop, sides[0], sides[-1], classes.by_class, classes.offsets, classes.of_query,
+            gallery_is_queries, RESOLUTION, positives,
         )  # fmt: skip
 
-    def sort_positives(start: int) -> None:
-        counting.sort_positives(start, min(start + side, len(embeddings)), positives)
+    def sort_positives(rows: slice) -> None:
+        counting.sort_positives(rows.start, rows.stop, positives)
 
     def compare(tile: tuple[int, int]) -> None:
         first_row, first_column = tile
@@ -317,7 +321,7 @@ def _count(
     # Those that are compared together share no rows, and the quickest come last.
     tiles.sort(key=lambda tile: (tile[0] - tile[1]) % len(gallery), reverse=True)
     with _matrix_products().limit(limits=1), ThreadPoolExecutor(threads) as pool:
-        for work, parts in ((find_positives, starts), (sort_positives, starts), (compare, tiles)):
+        for work, parts in ((find_positives, portions), (sort_positives, portions), (compare, tiles)):
             for _ in pool.map(work, parts):
                 pass
     return counts

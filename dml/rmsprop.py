@@ -15,9 +15,15 @@ SMOOTHING, EPSILON = 0.99, 1e-8
 
 
 class RMSprop:
-    """All parameters of one learning rate. What it counts and averages is where they are, also in a CUDA graph."""
+    """All parameters of one learning rate. What it counts and averages is where they are, also in a CUDA graph.
+
+    ValueError if a value is negative.
+    """
 
     def __init__(self, parameters: Sequence[Tensor], learning_rate: float, momentum: float, weight_decay: float):
+        if not (learning_rate >= 0 and momentum >= 0 and weight_decay >= 0):
+            given = f"learning rate {learning_rate}, momentum {momentum}, weight decay {weight_decay}"
+            raise ValueError(f"{given}: expected none below 0")
         self.parameters = list(parameters)
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
         self.state: list[dict[str, Tensor]] = [{} for _ in self.parameters]

@@ -196,7 +196,8 @@ def test_ranks_are_those_of_sorting_in_any_dimension(dimensions, n_classes):
 
 
 def test_memory_is_that_of_a_tile(monkeypatch):
-    monkeypatch.setattr(module, "OF_FEW", module._Tiling(256, 512, 256))
+    for tiling in ("OF_FEW", "OF_MANY"):
+        monkeypatch.setattr(module, tiling, module._Tiling(256, 512, 256))
     rng = np.random.default_rng(0)
     embeddings, labels = rng.standard_normal((3000, 4)), rng.integers(0, 300, 3000)
     neighbours(embeddings, labels)  # compiles
@@ -232,6 +233,8 @@ def test_embeddings_may_be_read_only_and_part_of_a_larger_array():
     before = part.copy()
     np.testing.assert_array_equal(neighbours(part, labels).ranks, neighbours(embeddings, labels).ranks)
     np.testing.assert_array_equal(part, before)
+    taken, _ = module._scaled(part, part, True)
+    assert taken.flags.c_contiguous and taken.flags.writeable  # as what is compiled, and PyTorch, would have it
 
 
 def test_rotation_does_not_matter():

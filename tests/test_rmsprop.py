@@ -29,7 +29,7 @@ def steps(parameters, optimizer, first, end):
         optimizer.step()
 
 
-@pytest.mark.parametrize("momentum, weight_decay", [(0.9, 1e-4), (0.5, 0.1), (0.9, 0.0)])
+@pytest.mark.parametrize("momentum, weight_decay", [(0.9, 1e-4), (0.5, 0.1), (0.9, 0.0), (0.0, 1e-4)])
 def test_it_is_pytorchs_bit_for_bit(momentum, weight_decay):
     own, theirs = parameters(), parameters()
     steps(own, RMSprop(own, 1e-2, momentum, weight_decay), 0, 8)
@@ -46,6 +46,22 @@ def test_it_goes_on_from_its_state():
     second.load_state_dict(first.state_dict())
     steps(halves, second, 4, 8)
     assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
+
+
+def test_a_state_goes_where_the_weights_are():
+    weights = [torch.ones(3, requires_grad=True)]
+    weights[0].grad = torch.ones(3)
+    on_cpu = RMSprop(weights, 1e-2, 0.9, 0.0)
+    on_cpu.step()
+    elsewhere = RMSprop([torch.ones(3, device="meta", requires_grad=True)], 1e-2, 0.9, 0.0)
+    elsewhere.load_state_dict(on_cpu.state_dict())
+    assert {value.device.type for value in elsewhere.state[0].values()} == {"meta"}
+
+
+@pytest.mark.parametrize("values", [(-1e-2, 0.9, 0.0), (1e-2, -0.9, 0.0), (1e-2, 0.9, -0.1), (float("nan"), 0.9, 0.0)])
+def test_what_is_negative_is_refused(values):
+    with pytest.raises(ValueError, match="expected none below 0"):
+        RMSprop(parameters(), *values)
 
 
 def test_without_gradients_nothing_changes():

@@ -19,6 +19,7 @@ from dml.loading import Loader
 from dml.method import Method
 from dml.model import Model
 from dml.protocol import Protocol
+from dml.rmsprop import RMSprop
 from dml.sampling import Batches
 
 TITLE = "Pixels"
@@ -178,7 +179,7 @@ def training_step(device: str) -> Callable[[torch.Tensor, torch.Tensor], None]:
     model = Model(PROTOCOLS[device], has_head=True).to(device).train()
     method = plugins.load_class("methods", "contrastive", Method)(IMAGES, 128, pos_margin=0.2, neg_margin=1.0)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.RMSprop(trained, lr=1e-6, momentum=0.9, foreach=True)
+    optimizer = RMSprop(trained, 1e-6, 0.9, 0.0)
 
     def step(pixels: torch.Tensor, labels: torch.Tensor) -> None:
         loss = method.to(device).objective(model(pixels), labels)
