@@ -12,7 +12,7 @@ COLUMNS = 64
 CACHE_LINE, CACHE_PERIOD = 16, 1024
 """In float32: what a processor's cache loads at once, and how far apart what competes for one place of it is."""
 MANY = 10
-"""From so many positives on, sorting items into buckets is faster than comparing all items with each."""
+"""From so many positives on, counting the items of buckets is faster than comparing all items with each."""
 LAST, SPREAD = 1023, 16
 BUCKETS = LAST + SPREAD
 """From LAST on they hold what comes after everything, spread: a processor waits that counts in one place."""

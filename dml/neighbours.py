@@ -318,7 +318,7 @@ def _count(
                 )  # fmt: skip
 
     tiles = [(query, item) for query in starts for item in item_starts if item >= query or not gallery_is_queries]
-    # Those that are compared together share no rows, and the quickest come last.
+    # The quickest, of the same queries and items, come last: threads end at about the same time.
     tiles.sort(key=lambda tile: (tile[0] - tile[1]) % len(gallery), reverse=True)
     with _matrix_products().limit(limits=1), ThreadPoolExecutor(threads) as pool:
         for work, parts in ((find_positives, portions), (sort_positives, portions), (compare, tiles)):
