@@ -1,6 +1,6 @@
 """Embeddings of a set of images by a model, and of several models joined."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +16,25 @@ BATCH_SIZE = 64
 
 
 def embed(
-    model: "Model", images: "PackedImages", crop_size: int, device: str = "cpu", batch_size: int = BATCH_SIZE
+    model: "Model",
+    images: "PackedImages",
+    crop_size: int,
+    device: str = "cpu",
+    batch_size: int = BATCH_SIZE,
+    retrieval: "Callable[[Tensor], Tensor] | None" = None,
 ) -> np.ndarray:
-    """L2-normalised embeddings (N, D), float32, of the centre crops of N images, in their order."""
+    """L2-normalised embeddings (N, D), float32, of the centre crops of N images, in their order.
+
+    `retrieval` is that of the method that trained the model, where it has one: see `dml.method.Method`.
+    """
     from dml.loading import CentreCrops
 
-    return embed_batches(model, CentreCrops(images, crop_size, device, batch_size))
+    return embed_batches(model, CentreCrops(images, crop_size, device, batch_size), retrieval)
 
 
-def embed_batches(model: "Model", batches: "Iterable[Tensor]") -> np.ndarray:
+def embed_batches(
+    model: "Model", batches: "Iterable[Tensor]", retrieval: "Callable[[Tensor], Tensor] | None" = None
+) -> np.ndarray:
     """L2-normalised embeddings (N, D), float32, of the N crops of all batches, which lie on the model's device."""
     import torch
 
@@ -32,7 +42,9 @@ def embed_batches(model: "Model", batches: "Iterable[Tensor]") -> np.ndarray:
     model.eval()
     with torch.inference_mode():
         # Not read here, which would make the device wait; copied, as a view would keep all that it is a part of.
-        parts = [model(crops).embeddings.to(torch.float32, copy=True) for crops in batches]
+        embeddings = (model(crops).embeddings for crops in batches)
+        compared = embeddings if retrieval is None else map(retrieval, embeddings)
+        parts = [part.to(torch.float32, copy=True) for part in compared]
     model.train(was_training)
     return normalise_rows(np.concatenate([part.cpu().numpy() for part in parts]))
 

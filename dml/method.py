@@ -11,7 +11,12 @@ class Outputs(NamedTuple):
     embeddings: Tensor
     """(B, embedding_size), not normalised."""
     features: Tensor
-    """(B, trunk width): the pooled output of the trunk."""
+    """(B, trunk_width): the pooled output of the trunk."""
+    maps: Tensor | None = None
+    """(B, trunk_width, h, w), or tokens (B, 1 + N, trunk_width): the output of the trunk before it is pooled, in the
+    precision of the protocol."""
+    teacher: Tensor | None = None
+    """(B, embedding_size), not normalised and without gradient: the embeddings of a method's teacher."""
 
 
 class Method(nn.Module):
@@ -22,9 +27,13 @@ class Method(nn.Module):
     - `TITLE`: its name in tables and figures;
     - `RANGES`: hyperparameter -> {low, high[, log][, integer]} or {choices}; `loss_lr`, if there, is the learning rate
       of the method's own weights and is not handed to the constructor;
+    - `DEFAULTS`: a value for each of `RANGES`, that of the method's authors where they give one;
     - `IMAGES_PER_CLASS`: how many images of a class a batch holds;
+    - `BATCHES`, if batches are not drawn from all classes alike: see `dml.sampling`;
+    - `TEACHER`, if it learns from the finished model of another method: that method's name;
 
-    and one subclass of `Method`, built as `(num_classes, embedding_size, **hyperparameters)`.
+    and one subclass of `Method`, built as `(num_classes, embedding_size, **hyperparameters)`, and with `trunk_width` if
+    its constructor has such an argument. What is random in it comes from `dml.mining`.
     """
 
     loss_weight_decay: float | None = None
@@ -34,7 +43,12 @@ class Method(nn.Module):
 
     capturable = True
     """False for a method whose step waits for the device, has shapes that depend on values, or uses Python values that
-    change from step to step (counters, schedules, its own random draws): no CUDA graph is made of it."""
+    change from step to step (counters, schedules): no CUDA graph is made of it."""
+
+    @staticmethod
+    def retrieval(embeddings: Tensor) -> Tensor:
+        """What images are compared by, of embeddings (B, D) as the network gives them; its direction is what counts."""
+        return embeddings
 
     def objective(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """The scalar to minimise. Override where a method needs more than the embeddings."""

@@ -32,7 +32,7 @@ class Model(nn.Module):
         super().__init__()
         plugin = plugins.load("trunks", protocol.trunk)
         self.channels, self.mean, self.std = plugin.CHANNELS, plugin.MEAN, plugin.STD
-        self.trunk = plugin.build(weights)
+        self.trunk, self.trunk_width = plugin.build(weights), plugin.WIDTH
         self.pooling = Pooling(protocol.pooling, learns=has_head)
         self.norm, self.head = nn.Identity(), nn.Identity()
         self.embedding_size = plugin.WIDTH
@@ -52,9 +52,10 @@ class Model(nn.Module):
             set_precision("tf32")
         pixels = normalise(images, self.channels, self.mean, self.std)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            features = self.pooling(self.trunk(pixels))
+            maps = self.trunk(pixels)
+            features = self.pooling(maps)
             embeddings = self.head(self.norm(features))
-        outputs = embeddings.float(), features.float()
+        outputs = embeddings.float(), features.float(), maps
         return Outputs(*(_Float32Beyond.apply(*outputs) if self.precision == "tf32" else outputs))
 
     def train(self, mode: bool = True) -> Self:

@@ -185,8 +185,8 @@ class Protocol(Checked):
 
 TRAINING_CODE = [
     Path(__file__).parent / f"{name}.py"
-    for name in ("augmentation", "counting", "counting_on_gpu", "embedding", "images", "loading", "method", "model",
-                 "neighbours", "pairs", "rmsprop", "runs", "sampling", "search", "seeds", "splits", "stepping",
+    for name in ("augmentation", "counting", "counting_on_gpu", "embedding", "images", "loading", "method", "mining",
+                 "model", "neighbours", "pairs", "rmsprop", "runs", "sampling", "search", "seeds", "splits", "stepping",
                  "training", "metrics/map_at_r")
 ]  # fmt: skip
 """Files that every search and training runs through; results of different versions never stand in one table."""

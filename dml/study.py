@@ -14,7 +14,7 @@ from dml import plugins, pml_arguments
 from dml.checked import Checked, looks_numeric, read_yaml
 from dml.protocol import Protocol
 from dml.search import Range, grid
-from dml.trial import OPTIMISER, Trial
+from dml.trial import OPTIMISER, SIZES, Trial
 
 NAME = "^[a-z0-9][a-z0-9_]*$"
 LOSS_LEARNING_RATE = Range(low=1e-6, high=1.0, log=True)
@@ -153,7 +153,7 @@ class Method(Checked):
         own = self.own_ranges()
         if self.pml_loss is None:
             arguments = plugins.constructor_arguments("methods", self.name)
-            known = set(arguments) - {"num_classes", "embedding_size"} | set(own)
+            known = set(arguments) - set(SIZES) | set(own)
         else:
             known = set(own) | {"loss_lr"}
         known |= {"loss_weight_decay"} & set(self.fixed) if "loss_lr" in known else set()
@@ -190,7 +190,7 @@ class Method(Checked):
 
     def _check_against(self, arguments: dict[str, bool], ranges: dict[str, Range]) -> None:
         """Every required argument has a value, and every range an argument: a slip in a method's file is found here."""
-        given = set(ranges) | set(self.fixed) | {"num_classes", "embedding_size"}
+        given = set(ranges) | set(self.fixed) | set(SIZES)
         missing = sorted(name for name, required in arguments.items() if required and name not in given)
         if missing:
             raise ValueError(f"dml/methods/{self.name}.py: no range for '{missing[0]}': add it to RANGES or to `fixed`")

@@ -1,6 +1,7 @@
 """Training of one fold: the same function for the search and for the final runs."""
 
 import copy
+import inspect
 import math
 import sys
 import time
@@ -80,7 +81,7 @@ def train(
     validation_crops = CentreCrops(validation_images, protocol.crop_size, device, keep=True)
 
     def validate() -> float:
-        embeddings = embed_batches(now.model, validation_crops)
+        embeddings = embed_batches(now.model, validation_crops, method_class_of(trial).retrieval)
         if not np.isfinite(embeddings).all():
             return math.nan
         return float(np.mean(map_at_r(neighbours(embeddings, validation_labels, device=device))["map_at_r"]))
@@ -188,7 +189,7 @@ class Training:
         torch.manual_seed(derive_seed(seed, "model"))
         model = Model(protocol, method_class_of(trial).trains, weights).to(device)
         torch.manual_seed(derive_seed(seed, "loss"))
-        method = build_method(trial, len(np.unique(labels)), model.embedding_size).to(device)
+        method = build_method(trial, len(np.unique(labels)), model.embedding_size, model.trunk_width).to(device)
         optimizers = build_optimizers(model, method, trial, protocol)
         order = Batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
         torch.manual_seed(derive_seed(seed, "training"))
@@ -251,15 +252,18 @@ def of_classes(images: PackedImages, classes: tuple[int, ...]) -> tuple[PackedIm
 
 def method_class_of(trial: Trial) -> type[Method]:
     """The class of a trial's method."""
-    return Method if trial.pml_loss else plugins.load_class("methods", trial.method, Method)
+    return plugins.load_class("methods", trial.plugin, Method) if trial.plugin else Method
 
 
-def build_method(trial: Trial, num_classes: int, embedding_size: int) -> Method:
+def build_method(trial: Trial, num_classes: int, embedding_size: int, trunk_width: int) -> Method:
     """The method with a trial's hyperparameters, its own weights as the global random state gives them."""
     parameters = {k: v for k, v in (trial.fixed | trial.parameters).items() if k not in OPTIMISER}
     if trial.pml_loss:
         return build_pml_method(num_classes, embedding_size, trial.pml_loss, trial.pml_miner, parameters)
-    return method_class_of(trial)(num_classes, embedding_size, **parameters)
+    method_class = method_class_of(trial)
+    if "trunk_width" in inspect.signature(method_class).parameters:
+        parameters["trunk_width"] = trunk_width
+    return method_class(num_classes, embedding_size, **parameters)
 
 
 def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Protocol) -> list[RMSprop]:

@@ -1,28 +1,35 @@
 """Every file of dml/methods/, whatever it is; then the losses against the loops of tests/reference.py and PML."""
 
+import copy
 import inspect
 import math
+from collections import ChainMap
 
 import pytest
 import reference
+import reference_lists
+import reference_proxies
+import reference_tuples
 import torch
 from pytorch_metric_learning import distances
 from torch.nn import functional as F
 
 from benchmarks.topics.losses import PML, Dispatches
 from benchmarks.topics.losses import SETTINGS as PML_SETTINGS
-from dml import pairs, plugins
+from dml import mining, pairs, plugins
 from dml.augmentation import normalise
-from dml.method import Method
+from dml.method import Method, Outputs
 from dml.model import Model
+from dml.search import Range
 from dml.training import build_method, build_optimizers
-from dml.trial import Trial
+from dml.trial import SIZES, Trial
 
 NAMES = plugins.names("methods")
 CLASSES = {name: plugins.load_class("methods", name, Method) for name in NAMES}
 TRAINED = [name for name in NAMES if CLASSES[name].trains]
-LOOPS = [name for name in TRAINED if hasattr(reference, name)]
-EMBEDDING_SIZE = 16
+REFERENCES = ChainMap(*map(vars, (reference, reference_tuples, reference_proxies, reference_lists)))
+LOOPS = [name for name in TRAINED if name in REFERENCES]
+EMBEDDING_SIZE, TRUNK_WIDTH = 16, 6
 
 
 def ranges_of(name):
@@ -44,7 +51,8 @@ def hyperparameters(name, share=0.3):
 
 def build(name, num_classes, share=0.3, dtype=torch.float32):
     torch.manual_seed(7)
-    return CLASSES[name](num_classes, EMBEDDING_SIZE, **hyperparameters(name, share)).to(dtype)
+    trial = Trial(method=name, images_per_class=1, parameters=hyperparameters(name, share))
+    return build_method(trial, num_classes, EMBEDDING_SIZE, TRUNK_WIDTH).to(dtype)
 
 
 def shuffled(labels):
@@ -64,14 +72,25 @@ LABELS = {
 
 def batch(kind, dtype=torch.float32):
     """Embeddings that ask for gradients, and labels; "copies" holds equal embeddings in a class and across classes."""
+    outputs, labels = batch_of_outputs(kind, dtype)
+    return outputs.embeddings, labels
+
+
+def batch_of_outputs(kind, dtype=torch.float32):
+    """All that a model may give of a batch, asking for gradients but for the teacher's part, and labels."""
     labels = LABELS[kind]
     generator = torch.Generator().manual_seed(len(kind))
-    embeddings = 3 * torch.randn(len(labels), EMBEDDING_SIZE, generator=generator, dtype=dtype)
-    if kind == "copies":
-        embeddings[1], embeddings[2], embeddings[7] = embeddings[0], embeddings[4], embeddings[4]
-    if kind == "all the same":
-        embeddings[:] = embeddings[0]
-    return embeddings.requires_grad_(), labels
+
+    def some(*shape):
+        values = torch.randn(len(labels), *shape, generator=generator, dtype=dtype)
+        if kind == "copies":
+            values[1], values[2], values[7] = values[0], values[4], values[4]
+        if kind == "all the same":
+            values[:] = values[0]
+        return values
+
+    given = Outputs(3 * some(EMBEDDING_SIZE), some(TRUNK_WIDTH), some(TRUNK_WIDTH, 3, 2), some(EMBEDDING_SIZE))
+    return Outputs(*(tensor.requires_grad_() for tensor in given[:-1]), given.teacher), labels
 
 
 def num_classes_of(labels):
@@ -80,7 +99,42 @@ def num_classes_of(labels):
 
 
 def value_and_gradients(loss, inputs):
-    return loss, *torch.autograd.grad(loss, inputs, materialize_grads=True)
+    return loss, *torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+
+
+def found_by(method, outputs, labels):
+    """Value and gradients by outputs and by the method's weights; what the method remembers of the batch is lost."""
+    method = copy.deepcopy(method)
+    inputs = [tensor for tensor in outputs if tensor is not None and tensor.requires_grad]
+    return value_and_gradients(method.objective(outputs, labels), [*inputs, *method.parameters()])
+
+
+class Draws:
+    """In the place of `mining.uniform`: the same numbers again for a batch whose items stand in another `order`."""
+
+    def __init__(self, monkeypatch):
+        self.made, self.order, self.coming = [], None, None
+        monkeypatch.setattr(mining, "uniform", self)
+
+    def __call__(self, *shape, like):
+        if self.coming is None:
+            made = torch.rand(shape, generator=torch.Generator().manual_seed(len(self.made)), dtype=torch.float64)
+            self.made.append(made.to(like))
+            return self.made[-1]
+        drawn = next(self.coming)
+        for dimension in range(drawn.ndim) if self.order is not None else []:
+            if drawn.shape[dimension] == len(self.order):
+                drawn = drawn.index_select(dimension, self.order)
+        assert drawn.shape == shape
+        return drawn
+
+    def again(self, order=None):
+        self.order, self.coming = order, iter(self.made)
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    return Draws(monkeypatch)
 
 
 def assert_equal(found, expected, tolerance=1e-9):
@@ -109,6 +163,12 @@ def test_literals(name):
             assert {"low", "high"} <= searched.keys() <= {"low", "high", "log", "integer"}
             assert searched["low"] < searched["high"]
             assert searched["low"] > 0 or not searched.get("log")
+    defaults = plugins.literal("methods", name, "DEFAULTS")
+    assert defaults.keys() == ranges_of(name).keys()
+    for key, value in defaults.items():
+        searched = ranges_of(name)[key]
+        Range(**searched).refuse(value)
+        assert value in searched["choices"] if "choices" in searched else searched["low"] <= value <= searched["high"]
 
 
 def test_titles_differ():
@@ -121,7 +181,7 @@ def test_constructor_takes_what_is_searched_and_needs_no_more(name):
     assert list(parameters)[:2] == ["num_classes", "embedding_size"]
     searched = ranges_of(name).keys() - {"loss_lr"}
     needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
-    assert needed - {"num_classes", "embedding_size"} <= searched <= parameters.keys()
+    assert needed - set(SIZES) <= searched <= parameters.keys()
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -139,63 +199,69 @@ def test_methods_that_do_not_train(name):
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("name", TRAINED)
 def test_value_and_gradients_are_finite(name, kind, share):
-    embeddings, labels = batch(kind)
+    outputs, labels = batch_of_outputs(kind)
     method = build(name, num_classes_of(labels), share)
-    loss = method(embeddings, labels)
-    assert loss.shape == ()
-    loss.backward()
-    for tensor in (loss, embeddings.grad, *(weight.grad for weight in method.parameters())):
-        assert tensor.isfinite().all()
+    for _ in range(2):  # some remember the batch before
+        found = value_and_gradients(method.objective(outputs, labels), [*outputs[:-1], *method.parameters()])
+        assert found[0].shape == ()
+        for tensor in found:
+            assert tensor.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_training_that_diverged_raises_nothing(name, value):
-    _, labels = batch("8 classes x 4")
-    embeddings = torch.full((len(labels), EMBEDDING_SIZE), value, requires_grad=True)
-    build(name, num_classes_of(labels))(embeddings, labels).backward()
+    outputs, labels = batch_of_outputs("8 classes x 4")
+    diverged = Outputs(*(torch.full_like(tensor, value, requires_grad=True) for tensor in outputs[:-1]), outputs[-1])
+    build(name, num_classes_of(labels)).objective(diverged, labels).backward()
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_order_of_the_batch_does_not_matter(name):
-    embeddings, labels = batch("8 classes x 4", torch.float64)
+def test_order_of_the_batch_does_not_matter(name, draws):
+    outputs, labels = batch_of_outputs("8 classes x 4", torch.float64)
     method = build(name, num_classes_of(labels), dtype=torch.float64)
-    inputs = [embeddings, *method.parameters()]
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(2))
-    there = value_and_gradients(method(embeddings, labels), inputs)
-    again = value_and_gradients(method(embeddings[order], labels[order]), inputs)
-    assert_equal(again, there)
+    there = found_by(method, outputs, labels)
+    draws.again(order)
+    others = Outputs(*(tensor.detach()[order].requires_grad_(tensor.requires_grad) for tensor in outputs))
+    loss, *gradients = found_by(method, others, labels[order])
+    of_items = len(outputs) - 1
+    back = [gradient[order.argsort()] for gradient in gradients[:of_items]]
+    assert_equal([loss, *back, *gradients[of_items:]], there)
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_numbering_of_the_classes_does_not_matter(name):
-    embeddings, labels = batch("8 classes x 4", torch.float64)
+def test_numbering_of_the_classes_does_not_matter(name, draws):
+    outputs, labels = batch_of_outputs("8 classes x 4", torch.float64)
     num_classes = num_classes_of(labels)
     method = build(name, num_classes, dtype=torch.float64)
     with torch.no_grad():  # weights that differ between classes, whatever their initial values
         for weight in method.parameters():
             weight += 0.1 * torch.randn_like(weight)
-    there = value_and_gradients(method(embeddings, labels), [embeddings])
+    there = found_by(method, outputs, labels)
     new_number = torch.randperm(num_classes, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         for weight in method.parameters():
             for dimension in range(weight.ndim):
                 if weight.shape[dimension] == num_classes:
                     weight.copy_(weight.index_select(dimension, new_number.argsort()))
-    again = value_and_gradients(method(embeddings, new_number[labels]), [embeddings])
-    assert_equal(again, there)
+    draws.again()
+    again = found_by(method, outputs, new_number[labels])
+    of_items = len(outputs)
+    assert_equal(again[:of_items], there[:of_items])
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_never_waits_for_the_device(name):
     """A tensor on the meta device has a shape and no values: reading one, or a shape that depends on values, fails."""
+    outputs, labels = batch_of_outputs("8 classes x 4")
     with torch.device("meta"):
         method = build(name, 9)
-        embeddings = torch.empty(32, EMBEDDING_SIZE, requires_grad=True)
-        labels = torch.empty(32, dtype=torch.long)
+        outputs = Outputs(*(torch.empty(tensor.shape, requires_grad=tensor.requires_grad) for tensor in outputs))
+        labels = torch.empty(len(labels), dtype=torch.long)
     with Dispatches() as dispatches:
-        method(embeddings, labels).backward()
-    assert embeddings.grad.shape == embeddings.shape and dispatches.waits == []
+        method.objective(outputs, labels).backward()
+    assert dispatches.operations and dispatches.waits == []
 
 
 def test_pixels_never_wait_for_the_device():
@@ -211,13 +277,15 @@ def test_pixels_never_wait_for_the_device():
 def test_a_training_step_never_waits(name, protocol):
     at_low = {key: value_at(searched, 0) for key, searched in ranges_of(name).items()}
     trial = Trial(method=name, images_per_class=4, parameters=at_low)
-    model, method = Model(protocol, has_head=True), build_method(trial, 9, protocol.embedding_size)
+    model = Model(protocol, has_head=True)
+    method = build_method(trial, 9, protocol.embedding_size, model.trunk_width)
     optimizers = build_optimizers(model, method, trial, protocol)
     crops = torch.randint(0, 256, (12, 3, protocol.crop_size, protocol.crop_size), dtype=torch.uint8)
     labels = torch.arange(12) // 4
+    teacher = torch.randn(12, protocol.embedding_size)
 
     def step():
-        loss = method.objective(model(crops), labels)
+        loss = method.objective(model(crops)._replace(teacher=teacher), labels)
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -271,26 +339,25 @@ def test_weights_come_from_the_global_random_state(name):
 # ------------------------------------------------------------------------------------------------------ the definitions
 
 
-def test_the_methods_of_the_paper_are_compared_with_loops():
-    """A method of one's own is too, as soon as tests/reference.py has a slow, obvious function of its name."""
-    paper = "contrastive triplet ntxent proxy_nca margin margin_class normalized_softmax cosface arcface fastap " \
-        "snr_contrastive multi_similarity multi_similarity_miner soft_triple"  # fmt: skip
-    assert set(paper.split()) <= set(LOOPS)
+def test_every_method_is_compared_with_loops():
+    assert LOOPS == TRAINED
 
 
 @pytest.mark.fidelity("Losses and miners: value and gradients", "loops over the formula, in float64", "relative")
 @pytest.mark.parametrize("share", [0, 0.3, 1])
 @pytest.mark.parametrize("kind", [kind for kind in LABELS if kind != "all the same"])
 @pytest.mark.parametrize("name", LOOPS)
-def test_equals_the_loops(name, kind, share, deviates):
+def test_equals_the_loops(name, kind, share, deviates, draws):
     """Not where all embeddings are equal: there rounding decides what a miner with epsilon 0 takes for harder."""
-    embeddings, labels = batch(kind, torch.float64)
+    outputs, labels = batch_of_outputs(kind, torch.float64)
     method = build(name, num_classes_of(labels), share, torch.float64)
-    weights = dict(method.named_parameters())
-    inputs = [embeddings, *weights.values()]
-    found = value_and_gradients(method(embeddings, labels), inputs)
-    loops = getattr(reference, name)(embeddings, labels, **hyperparameters(name, share) | weights)
-    expected = value_and_gradients(loops + 0 * embeddings.sum(), inputs)
+    found = found_by(method, outputs, labels)
+    known = outputs._asdict() | hyperparameters(name, share) | dict(method.named_parameters())
+    known |= {"labels": labels, "draws": draws.made}
+    loops = REFERENCES[name]
+    of_loops = loops(**{key: known[key] for key in inspect.signature(loops).parameters if key in known})
+    inputs = [*outputs[:-1], *method.parameters()]
+    expected = value_and_gradients(of_loops + 0 * outputs.embeddings.sum(), inputs)
     assert_equal(found, expected)
     deviates(largest_difference(found, expected))
 

@@ -279,6 +279,14 @@ def test_equal_trials_are_equal_bytes(tmp_path):
 
 
 def test_a_trial_names_no_split_seed_path_or_device():
-    assert set(Trial.model_fields) == {"method", "images_per_class", "parameters", "fixed", "pml_loss", "pml_miner"}
+    assert set(Trial.model_fields) == {
+        "method",
+        "file",
+        "images_per_class",
+        "parameters",
+        "fixed",
+        "pml_loss",
+        "pml_miner",
+    }
     with pytest.raises(ValueError, match="unknown key 'split'"):
         Trial.check({"method": "triplet", "images_per_class": 4, "split": "test"}, "trial.yaml")

@@ -52,7 +52,7 @@ def scripted(monkeypatch, trainval, fold, protocol):
     def run(script, trial=CONTRASTIVE, **changes):
         results, states = iter(script), []
 
-        def look(model, batches):
+        def look(model, batches, retrieval):
             states.append(state_of(model))
             return np.eye(len(batches.images), dtype=np.float32)
 
@@ -200,7 +200,7 @@ def by_hand(trial, protocol, trainval, fold, seed, steps):
     torch.manual_seed(derive_seed(seed, "model"))
     model = Model(protocol, has_head=True)
     torch.manual_seed(derive_seed(seed, "loss"))
-    method = build_method(trial, len(fold.train), protocol.embedding_size)
+    method = build_method(trial, len(fold.train), protocol.embedding_size, 128)
     order = Batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
     crops_rng = generator(seed, "crops")
     rates = [(p, protocol.learning_rate) for p in model.parameters()]
@@ -234,13 +234,13 @@ def test_steps_are_those_of_rmsprop_written_by_hand(monkeypatch, trainval, fold,
 
 
 def test_every_weight_has_one_optimiser(protocol):
-    model, method = Model(protocol, has_head=True), build_method(SOFTMAX, 6, 8)
+    model, method = Model(protocol, has_head=True), build_method(SOFTMAX, 6, 8, 128)
     settings = protocol.model_copy(update={"learning_rate": 0.3, "momentum": 0.7, "weight_decay": 0.02})
     own, of_loss = build_optimizers(model, method, SOFTMAX, settings)
     for optimizer, module, rate in ((own, model, 0.3), (of_loss, method, SOFTMAX.parameters["loss_lr"])):
         assert [id(p) for p in optimizer.parameters] == [id(p) for p in module.parameters()]
         assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (rate, 0.7, 0.02)
-    assert len(build_optimizers(model, build_method(CONTRASTIVE, 6, 8), CONTRASTIVE, settings)) == 1
+    assert len(build_optimizers(model, build_method(CONTRASTIVE, 6, 8, 128), CONTRASTIVE, settings)) == 1
 
 
 def test_a_fixed_learning_rate_of_the_loss_counts_too(protocol):
@@ -250,13 +250,13 @@ def test_a_fixed_learning_rate_of_the_loss_counts_too(protocol):
     neither = Trial(method="normalized_softmax", images_per_class=4, parameters={"temperature": 0.1})
     model = Model(protocol, has_head=True)
     for trial, rate in ((fixed, 0.5), (neither, protocol.learning_rate)):
-        _, of_loss = build_optimizers(model, build_method(trial, 6, 8), trial, protocol)
+        _, of_loss = build_optimizers(model, build_method(trial, 6, 8, 128), trial, protocol)
         assert of_loss.learning_rate == rate
 
 
 def test_frozen_weights_are_in_no_optimiser(protocol):
     model = Model(protocol.model_copy(update={"freeze_batchnorm": "everything"}), has_head=True)
-    (own,) = build_optimizers(model, build_method(CONTRASTIVE, 6, 8), CONTRASTIVE, protocol)
+    (own,) = build_optimizers(model, build_method(CONTRASTIVE, 6, 8, 128), CONTRASTIVE, protocol)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     frozen = {id(weight) for norm in norms for weight in norm.parameters()}
     assert len(frozen) == 8
@@ -267,14 +267,14 @@ def test_a_study_may_fix_the_weight_decay_of_a_loss(protocol):
     values = {"temperature": 0.1, "loss_lr": 0.02}
     fixed = {"loss_weight_decay": 0.25}
     trial = Trial(method="normalized_softmax", images_per_class=1, parameters=values, fixed=fixed)
-    _, of_loss = build_optimizers(Model(protocol, has_head=True), build_method(trial, 6, 8), trial, protocol)
+    _, of_loss = build_optimizers(Model(protocol, has_head=True), build_method(trial, 6, 8, 128), trial, protocol)
     assert of_loss.weight_decay == 0.25
 
 
 @pytest.mark.parametrize("name", ["margin", "margin_class"])
 def test_the_boundaries_of_margin_have_no_weight_decay(protocol, name):
     trial = Trial(method=name, images_per_class=4, parameters={"margin": 0.1, "beta": 1.0, "loss_lr": 0.02})
-    own, of_loss = build_optimizers(Model(protocol, has_head=True), build_method(trial, 6, 8), trial, protocol)
+    own, of_loss = build_optimizers(Model(protocol, has_head=True), build_method(trial, 6, 8, 128), trial, protocol)
     assert own.weight_decay == protocol.weight_decay > 0
     assert of_loss.weight_decay == 0
     assert of_loss.learning_rate == 0.02
@@ -324,9 +324,9 @@ def watched(monkeypatch, trainval, fold, protocol):
     def run(trial, seed=3):
         states, drawn = [], []
 
-        def look(model, batches):
+        def look(model, batches, retrieval):
             states.append(state_of(model))
-            return embed_batches(model, batches)
+            return embed_batches(model, batches, retrieval)
 
         def draw(images, indices, *arguments):
             drawn.append((np.array(indices), train_batch(images, indices, *arguments)))
@@ -422,9 +422,9 @@ def test_images_outside_the_folds_classes_are_never_looked_at(trainval, protocol
 def test_batches_hold_train_classes_and_validation_sees_validation_classes(monkeypatch, trainval, fold, protocol):
     seen = {"train": set(), "validation": set()}
 
-    def look(model, batches):
+    def look(model, batches, retrieval):
         seen["validation"] |= set(batches.images.labels.tolist())
-        return embed_batches(model, batches)
+        return embed_batches(model, batches, retrieval)
 
     def draw(images, indices, *arguments):
         seen["train"] |= set(images.labels[indices].tolist())
@@ -440,9 +440,9 @@ def test_the_method_gets_renumbered_labels_and_the_number_of_train_classes(monke
     seen = []
 
     class Watching(Method):
-        def __init__(self, trial, num_classes, embedding_size):
+        def __init__(self, trial, num_classes, embedding_size, trunk_width):
             super().__init__()
-            assert (num_classes, embedding_size) == (6, 8)
+            assert (num_classes, embedding_size, trunk_width) == (6, 8, 128)
 
         def forward(self, embeddings, labels):
             assert embeddings.shape == (12, 8) and labels.dtype == torch.int64

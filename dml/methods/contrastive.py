@@ -18,6 +18,7 @@ RANGES = {  # linear, as in the paper
     "pos_margin": {"low": -0.2, "high": 2.0},
     "neg_margin": {"low": -0.2, "high": 2.0},
 }
+DEFAULTS = {"pos_margin": 0.0, "neg_margin": 1.0}
 IMAGES_PER_CLASS = 4
 
 

@@ -17,6 +17,7 @@ RANGES = {
     "scale": {"low": 0.01, "high": 200.0},  # CUB at batch size 32: the paper's search began with a high of 100
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
+DEFAULTS = {"margin": 0.35, "scale": 64.0, "loss_lr": 1e-3}
 IMAGES_PER_CLASS = 1
 
 

@@ -18,6 +18,7 @@ from dml.method import Method
 TITLE = "FastAP"
 # The paper tried every one of these values at batch size 32 instead of searching.
 RANGES = {"num_bins": {"low": 2, "high": 32, "integer": True}}
+DEFAULTS = {"num_bins": 10}
 IMAGES_PER_CLASS = 4
 
 

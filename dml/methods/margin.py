@@ -21,6 +21,7 @@ RANGES = {
     "beta": {"low": -0.2, "high": 2.0},
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
+DEFAULTS = {"margin": 0.2, "beta": 1.2, "loss_lr": 5e-4}
 IMAGES_PER_CLASS = 4
 
 

@@ -21,6 +21,7 @@ RANGES = {  # linear, as in the paper
     "beta": {"low": 0.01, "high": 100.0},
     "base": {"low": 0.0, "high": 1.0},
 }
+DEFAULTS = {"alpha": 2.0, "beta": 50.0, "base": 0.5}
 IMAGES_PER_CLASS = 4
 
 

@@ -22,6 +22,7 @@ RANGES = {  # linear, as in the paper
     "base": {"low": 0.0, "high": 1.0},
     "epsilon": {"low": 0.0, "high": 1.0},
 }
+DEFAULTS = {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1}
 IMAGES_PER_CLASS = 4
 
 

@@ -19,6 +19,7 @@ RANGES = {
     "temperature": {"low": 0.01, "high": 100.0, "log": True},
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
+DEFAULTS = {"temperature": 0.05, "loss_lr": 1e-3}
 IMAGES_PER_CLASS = 1
 
 

@@ -20,6 +20,7 @@ from dml.method import Method
 TITLE = "NT-Xent"
 # Logarithmic. CUB at batch size 32: the paper's search began with a low of 0.01 and widened it.
 RANGES = {"temperature": {"low": 1e-4, "high": 100.0, "log": True}}
+DEFAULTS = {"temperature": 0.07}
 IMAGES_PER_CLASS = 4
 
 LOG_SMALLEST_SHARE = math.log(1e-20)

@@ -8,6 +8,7 @@ from dml.method import Method
 
 TITLE = "Pretrained"
 RANGES = {}
+DEFAULTS = {}
 IMAGES_PER_CLASS = 1  # never used: no batch is drawn
 
 

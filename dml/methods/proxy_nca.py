@@ -20,6 +20,7 @@ RANGES = {
     "softmax_scale": {"low": 0.01, "high": 100.0},  # linear, as in the paper
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
+DEFAULTS = {"softmax_scale": 9.0, "loss_lr": 1e-3}  # the scale of ProxyNCA++ (Teh et al., ECCV 2020)
 IMAGES_PER_CLASS = 1
 
 

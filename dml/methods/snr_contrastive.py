@@ -22,6 +22,7 @@ RANGES = {  # linear, as in the paper
     "neg_margin": {"low": 0.0, "high": 2.0},
     "regularizer_weight": {"low": 0.0, "high": 1.0},
 }
+DEFAULTS = {"pos_margin": 0.0, "neg_margin": 1.0, "regularizer_weight": 0.005}
 IMAGES_PER_CLASS = 4
 
 

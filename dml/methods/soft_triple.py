@@ -26,6 +26,7 @@ RANGES = {  # linear, as in the paper, but for loss_lr
     "margin": {"low": 0.0, "high": 1.0},
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
+DEFAULTS = {"la": 20.0, "gamma": 0.1, "reg_weight": 0.2, "margin": 0.01, "loss_lr": 1e-2}
 IMAGES_PER_CLASS = 1
 
 

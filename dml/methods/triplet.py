@@ -16,6 +16,7 @@ from dml.method import Method
 
 TITLE = "Triplet"
 RANGES = {"margin": {"low": -0.2, "high": 2.0}}  # linear, as in the paper
+DEFAULTS = {"margin": 0.1}
 IMAGES_PER_CLASS = 4
 
 

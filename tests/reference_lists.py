@@ -1,0 +1,1 @@
+"""Losses of rankings and groups, as their definitions read: see reference.py."""
