@@ -353,7 +353,8 @@ def test_equals_the_loops(name, kind, share, deviates, draws):
     method = build(name, num_classes_of(labels), share, torch.float64)
     found = found_by(method, outputs, labels)
     known = outputs._asdict() | hyperparameters(name, share) | dict(method.named_parameters())
-    known |= {"labels": labels, "draws": draws.made}
+    known |= {"labels": labels, "draws": draws.made, "parameters": dict(method.named_parameters())}
+    known |= {"buffers": dict(method.named_buffers())}
     loops = REFERENCES[name]
     of_loops = loops(**{key: known[key] for key in inspect.signature(loops).parameters if key in known})
     inputs = [*outputs[:-1], *method.parameters()]
