@@ -30,6 +30,8 @@ BEST = [
     "dataset", "method", "trial", "score", "sem", "parameters", "edges", "ranges", "trials", "failed_trials", "failure",
     "origin",
 ]  # fmt: skip
+OF_THE_PROTOCOL = ("protocol", "trunk", "weights", "data", "test")
+"""What a level of a factor may have otherwise than the study."""
 COSTS = ["dataset", "method", "stage", "device_type", "jobs", "hours"]
 
 
@@ -44,7 +46,7 @@ def collect(
     """
     seeds = [read_json(path) for path in measured]
     searches = {(selected.dataset, selected.method): selected for selected in map(Selected.load, best)}
-    refuse_mixtures(seeds, measured, searches)
+    refuse_mixtures(seeds, measured, searches, {name: run.level for name, run in study.runs.items()})
     runs = [run for seed in seeds for run in _run_rows(seed, searches[seed["dataset"], seed["method"]])]
     _write(output / "runs.csv", RUNS, runs)
     _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
@@ -59,10 +61,16 @@ def collect(
     _write(output / "metrics.csv", METRICS, (row for seed in seeds for row in _metric_rows(name, seed)))
 
 
-def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path], searches: Mapping[tuple[str, str], Selected]) -> None:
+def refuse_mixtures(
+    seeds: Sequence[dict],
+    files: Sequence[Path],
+    searches: Mapping[tuple[str, str], Selected],
+    levels: Mapping[str, str | None],
+) -> None:
     """ValueError if two models, or a model and its search, were made by different code, data, weights or protocols.
 
-    Likewise if they were measured by different code, or trained with another setting than the one their search chose.
+    `levels`: run -> level of a factor, each of which has a protocol, and so trunk and pixels, of its own. Likewise if
+    they were measured by different code, or trained with another setting than the one their search chose.
     """
     first: dict[tuple, tuple[Any, Path]] = {}
     for seed, file in zip(seeds, files, strict=True):
@@ -80,7 +88,8 @@ def refuse_mixtures(seeds: Sequence[dict], files: Sequence[Path], searches: Mapp
             for what, value in facts:
                 of_dataset = seed["dataset"] if what in ("data", "test", "setting") else None
                 of_method = seed["method"] if what in ("method", "setting") else None
-                expected, where = first.setdefault((what, of_dataset, of_method), (value, file))
+                of_level = levels.get(seed["method"]) if what in OF_THE_PROTOCOL else None
+                expected, where = first.setdefault((what, of_dataset, of_method, of_level), (value, file))
                 if value != expected:
                     raise ValueError(
                         f"{file}: made with other {what} than {where}; one table holds one {what}: "
@@ -174,22 +183,14 @@ def _best_row(selected: Selected) -> dict:
 
 def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dict], papers: Path) -> dict[str, Any]:
     trains = {run["method"]: run["steps"] > 0 or run["failure"] is not None for run in runs}
+    described = {name: _describe_method(study, run.method, trains[name]) for name, run in study.runs.items()}
     return {
         "study": name,
         "title": study.title,
         "description": study.description,
         "datasets": [_describe_dataset(study, d.name, path) for d, path in zip(study.datasets, folds, strict=True)],
-        "methods": [
-            {
-                "name": method.name,
-                "title": _title(study, method, trains[method.name]),
-                "ranges": method.searched(),
-                "fixed": method.fixed,
-                "images_per_class": method.images_of_a_class(),
-                "trains": trains[method.name],
-            }
-            for method in study.methods
-        ],
+        "methods": [described[method.name] for method in study.methods],
+        "factors": [_describe_factor(study, name, described) for name in study.factors],
         "hyperparameters": published.origin_of(study),
         "counterpart": _counterpart(study, papers),
         "protocol": study.protocol.model_dump(),
@@ -197,9 +198,41 @@ def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dic
     }
 
 
+def _describe_method(study: Study, method: Method, trains: bool) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "title": _title(study, method, trains),
+        "ranges": method.searched(),
+        "fixed": method.fixed,
+        "images_per_class": method.images_of_a_class(),
+        "trains": trains,
+    }
+
+
+def _describe_factor(study: Study, name: str, described: Mapping[str, dict]) -> dict[str, Any]:
+    """A factor with its levels, what each changes, and the runs on it: method -> description of the run."""
+    factor = study.factors[name]
+    levels = [
+        {
+            "name": level,
+            "title": changes.title or level,
+            "changes": changes.protocol | changes.fixed | _images(changes.images_per_class),
+            "runs": {
+                run.base: described[n] for n, run in study.runs.items() if (run.factor, run.level) == (name, level)
+            },
+        }
+        for level, changes in factor.levels.items()
+    ]
+    return {"name": name, "title": factor.title, "study": factor.study, "levels": levels}
+
+
+def _images(per_class: int | None) -> dict[str, int]:
+    return {} if per_class is None else {"images_per_class": per_class}
+
+
 def _title(study: Study, method: Method, trains: bool) -> str:
     """A method's title; a trunk that is neither trained nor pretrained is called what it is."""
-    return method.title if trains or study.protocol.weights else "Untrained"
+    return method.heading if trains or study.protocol.weights else "Untrained"
 
 
 def _describe_dataset(study: Study, name: str, folds: Path) -> dict[str, Any]:

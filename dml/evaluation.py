@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dml import plugins
 from dml.embedding import BATCH_SIZE, concatenate, embed
 from dml.files import read_bytes, write_bytes
 from dml.images import PackedImages
@@ -25,9 +26,9 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
     one that its record names.
     """
     import torch
-    from safetensors.torch import load
 
-    from dml.model import Model, set_precision
+    from dml.method import Method
+    from dml.model import load_model, set_precision
     from dml.runs import naming_what_needs_memory, of_pixels, resolve_device
 
     started = time.monotonic()
@@ -40,16 +41,15 @@ def embed_test(model: Path, record: dict[str, Any], test: Path, output: Path, de
     images = PackedImages.open(test)
     embeddings = np.empty((0, record["embedding_size"]), dtype=np.float32)
     if record["failure"] is None:
-        # its weights are the model's now
         protocol = Protocol.check(record["protocol"] | {"weights": None}, str(model))
-        state = load(read_bytes(model, record["model"]))
         set_precision(protocol.precision)
-        network = Model(protocol, has_head="head.weight" in state)
-        network.load_state_dict(state)
+        network = load_model(model, record).to(device)
+        plugin = record["plugin"]
+        retrieval = plugins.load_class("methods", plugin, Method).retrieval if plugin else None
         with naming_what_needs_memory(
             f"batches of {BATCH_SIZE} images {of_pixels(protocol)}", "lower crop_size", device
         ):
-            embeddings = embed(network.to(device), images, protocol.crop_size, device)
+            embeddings = embed(network, images, protocol.crop_size, device, retrieval=retrieval)
     buffer = io.BytesIO()
     np.save(buffer, embeddings)
     made = {

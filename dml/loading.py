@@ -20,7 +20,7 @@ from dml.augmentation import ResidentImages, centre_crops, random_views, train_b
 from dml.embedding import BATCH_SIZE
 from dml.images import PackedImages
 from dml.protocol import Protocol
-from dml.sampling import Batches
+from dml.sampling import Batches, HierarchicalBatches
 
 RESIDENT_SHARE = 0.25
 """Of the GPU's free memory, for what is kept there to save time: the rest is for what the training cannot do without,
@@ -43,7 +43,7 @@ class Loader:
         self,
         images: PackedImages,
         labels: np.ndarray,
-        order: Batches,
+        order: Batches | HierarchicalBatches,
         protocol: Protocol,
         rng: np.random.Generator,
         device: str,

@@ -41,6 +41,8 @@ class Method(nn.Module):
     trains = True
     """False for a method that only looks at the trunk as it is: no steps, no head, `features` as embeddings."""
 
+    needs_maps = False
+    """True for a method that looks at `Outputs.maps`: a batch that goes through the network in parts keeps them."""
     capturable = True
     """False for a method whose step waits for the device, has shapes that depend on values, or uses Python values that
     change from step to step (counters, schedules): no CUDA graph is made of it."""

@@ -4,6 +4,8 @@ A draw is one of whole masks at once, so that nothing waits for the device. All 
 draws from PyTorch's generator of the device: its seed and state are the training's.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,9 @@ def draw(weights: Tensor) -> Tensor:
     Weights are 0 or more; in a row of zeros the index means nothing. The first of N arrivals of independent Poisson
     processes with these rates: a draw without sums, which waits for nothing.
     """
-    arrivals = -uniform(*weights.shape, like=weights).log() / weights
-    return torch.where(weights > 0, arrivals, torch.inf).argmin(dim=1)
+    numbers = uniform(*weights.shape, like=weights)
+    arrivals = -numbers.clamp(min=torch.finfo(weights.dtype).tiny).log()  # a 0 would never arrive
+    return (weights / arrivals).argmax(dim=1)
 
 
 def draw_one(mask: Tensor, like: Tensor) -> Tensor:
@@ -54,4 +57,71 @@ def weights_by_distance(distance: Tensor, mask: Tensor, dimensions: int) -> Tens
     log_weights = (2 - dimensions) * distance.log() - (dimensions - 3) / 2 * rest.log()
     log_weights = torch.where(mask, log_weights, -torch.inf)
     largest = log_weights.amax(dim=1, keepdim=True).clamp(min=torch.finfo(distance.dtype).min)
-    return torch.where(mask, (log_weights - largest).exp(), 0.0)
+    return (log_weights - largest).exp()
+
+
+class Triplets(NamedTuple):
+    """A triplet for each of B anchors; one that does not exist has indices that mean nothing."""
+
+    positives: Tensor
+    """(B,) indices."""
+    negatives: Tensor
+    """(B,) indices."""
+    exist: Tensor
+    """(B,) bool: whether the anchor has a positive and a negative."""
+
+    def of(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The values (B,) that `values` (B, B) has for each anchor with its positive, and with its negative."""
+        return values.gather(1, torch.stack([self.positives, self.negatives], dim=1)).unbind(dim=1)
+
+
+def random_triplets(distance: Tensor, positives: Tensor, negatives: Tensor) -> Triplets:
+    """A positive and a negative of each anchor, all being equally likely, of masks (B, B)."""
+    return Triplets(draw_one(positives, distance), draw_one(negatives, distance), _have_both(positives, negatives))
+
+
+def semihard_triplets(distance: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> Triplets:
+    """Any positive, and a negative farther than it by less than the margin; any negative if there is none."""
+    positive = draw_one(positives, distance)
+    farther = distance - picked(distance, positive)[:, None]
+    semihard = negatives & (farther > 0) & (farther < margin)
+    negative = draw_one(_or_all(semihard, negatives), distance)
+    return Triplets(positive, negative, _have_both(positives, negatives))
+
+
+def softhard_triplets(distance: Tensor, positives: Tensor, negatives: Tensor) -> Triplets:
+    """A positive farther than the nearest negative, a negative nearer than the farthest positive; any if there is none.
+
+    Roth et al., ICML 2020.
+    """
+    nearest_negative = torch.where(negatives, distance, torch.inf).amin(dim=1, keepdim=True)
+    farthest_positive = torch.where(positives, distance, -torch.inf).amax(dim=1, keepdim=True)
+    hard_positives = positives & (distance > nearest_negative)
+    hard_negatives = negatives & (distance < farthest_positive)
+    return random_triplets(distance, _or_all(hard_positives, positives), _or_all(hard_negatives, negatives))
+
+
+def triplets_by_distance(distance: Tensor, positives: Tensor, negatives: Tensor, dimensions: int) -> Triplets:
+    """Any positive, and a negative by its distance: see `weights_by_distance`."""
+    weights = weights_by_distance(distance, negatives, dimensions)
+    return Triplets(draw_one(positives, distance), draw(weights), _have_both(positives, negatives))
+
+
+def rho_regularised(triplets: Triplets, rho: float, like: Tensor) -> Triplets:
+    """Anchor, positive and negative (a, p, n), which with probability rho become (a, a, p): Roth et al., ICML 2020."""
+    switched = happens(rho, like)
+    anchors = torch.arange(len(like), device=like.device)
+    return Triplets(
+        torch.where(switched, anchors, triplets.positives),
+        torch.where(switched, triplets.positives, triplets.negatives),
+        triplets.exist,
+    )
+
+
+def _have_both(positives: Tensor, negatives: Tensor) -> Tensor:
+    return positives.any(dim=1) & negatives.any(dim=1)
+
+
+def _or_all(chosen: Tensor, candidates: Tensor) -> Tensor:
+    """Those chosen of a row's candidates; all of them where none is."""
+    return torch.where(chosen.any(dim=1, keepdim=True), chosen, candidates)

@@ -1,7 +1,7 @@
 """The model: normalise pixels, trunk, pooling, linear head."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 
 from dml import plugins
 from dml.augmentation import normalise
-from dml.files import write_bytes
+from dml.files import read_bytes, write_bytes
 from dml.method import Outputs
 from dml.protocol import Protocol
 
@@ -131,6 +131,20 @@ def save_model(model: Model, path: Path) -> str:
     from safetensors.torch import save
 
     return write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}))
+
+
+def load_model(path: Path, record: Mapping[str, Any]) -> Model:
+    """A finished model that `save_model` wrote, from its file and its record.
+
+    ValueError if the file is not the one that the record names: it is set aside.
+    """
+    from safetensors.torch import load
+
+    state = load(read_bytes(path, record["model"]))
+    protocol = Protocol.check(record["protocol"] | {"weights": None}, str(path))  # its weights are the model's now
+    model = Model(protocol, has_head="head.weight" in state)
+    model.load_state_dict(state)
+    return model
 
 
 def load_state(path: Path) -> dict[str, Any]:

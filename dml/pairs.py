@@ -30,9 +30,9 @@ def cosine_similarities(embeddings: Tensor, others: Tensor | None = None) -> Ten
     return _OwnCosines.apply(embeddings) if others is None else _Cosines.apply(embeddings, others)
 
 
-def distances(embeddings: Tensor) -> Tensor:
-    """Euclidean distances (B, B) of the normalised embeddings."""
-    return _Distances.apply(embeddings)
+def distances(embeddings: Tensor, others: Tensor | None = None) -> Tensor:
+    """Euclidean distances (B, N) of embeddings (B, D) to others (N, D), normalised; to each other if there are none."""
+    return _OwnDistances.apply(embeddings) if others is None else _Distances.apply(embeddings, others)
 
 
 def squared_distances(vectors: Tensor) -> Tensor:
@@ -55,6 +55,11 @@ def handicapped(cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
     """Cosines (B, num_classes) to classes, less the margin at the image's own class."""
     own = labels[:, None]
     return cosines.scatter_add(1, own, torch.full_like(own, -margin, dtype=cosines.dtype))
+
+
+def log_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
+    """log(sum of e^x) (B, 1) of those x of each row that are under the mask; as good as -infinity if there is none."""
+    return torch.where(mask, exponents, torch.finfo(exponents.dtype).min).logsumexp(dim=1, keepdim=True)
 
 
 def mean(terms: Tensor, mask: Tensor) -> Tensor:
@@ -111,11 +116,32 @@ class _OwnCosines(Function):
 
 class _Distances(Function):
     @staticmethod
+    def forward(ctx: FunctionCtx, embeddings: Tensor, others: Tensor) -> Tensor:
+        ctx.units, ctx.lengths = _units_and_lengths(embeddings)
+        ctx.others, ctx.other_lengths = _units_and_lengths(others)
+        squared_norms, other_squared_norms = ctx.units.square().sum(dim=1), ctx.others.square().sum(dim=1)
+        squares = torch.addmm(squared_norms[:, None] + other_squared_norms, ctx.units, ctx.others.T, alpha=-2)
+        roots = _roots(squares)
+        ctx.save_for_backward(roots)
+        return roots
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        (roots,) = ctx.saved_tensors
+        pushes = (gradient / roots).masked_fill_(roots == 0, 0).neg_()
+        of_embeddings = _of_vectors(pushes @ ctx.others, ctx.units, ctx.lengths)
+        if not ctx.needs_input_grad[1]:
+            return of_embeddings, None
+        return of_embeddings, _of_vectors(pushes.T @ ctx.units, ctx.others, ctx.other_lengths)
+
+
+class _OwnDistances(Function):
+    @staticmethod
     def forward(ctx: FunctionCtx, embeddings: Tensor) -> Tensor:
         ctx.units, ctx.lengths = _units_and_lengths(embeddings)
         squares, _ = _squares_and_scale(ctx.units)
-        nothing = 2 * ROUNDING * torch.finfo(squares.dtype).eps
-        roots = F.threshold_(squares, nothing, 0.0).sqrt_()
+        roots = _roots(squares)
         ctx.save_for_backward(roots)
         return roots
 
@@ -138,6 +164,11 @@ def _of_vectors(gradient: Tensor, units: Tensor, lengths: Tensor) -> Tensor:
     """The gradient by vectors, from that by their directions: what is along the direction changes nothing."""
     along = (gradient * units).sum(dim=-1, keepdim=True)
     return torch.addcmul(gradient, along, units, value=-1).div_(lengths)
+
+
+def _roots(squares: Tensor) -> Tensor:
+    """Distances of unit vectors from their squares, in place: what rounding cannot tell from zero is zero."""
+    return F.threshold_(squares, 2 * ROUNDING * torch.finfo(squares.dtype).eps, 0.0).sqrt_()
 
 
 def _squares_and_scale(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,14 @@ def literal(kind: str, name: str, constant: str, default: Any = None) -> Any:
     return default
 
 
+def defines(kind: str, name: str, function: str) -> bool:
+    """Whether a plug-in's file has a function of this name, its own or a sibling's that it imports."""
+    of_file = _syntax_tree(source_path(kind, name)).body
+    own = (statement.name for statement in of_file if isinstance(statement, ast.FunctionDef))
+    taken = (alias.name for statement in of_file if isinstance(statement, ast.ImportFrom) for alias in statement.names)
+    return function in (*own, *taken)
+
+
 def constructor_arguments(kind: str, name: str) -> dict[str, bool]:
     """What the classes of a plug-in's file, and of the siblings it builds on, take in `__init__`: name -> required."""
     arguments: dict[str, bool] = {}

@@ -88,11 +88,29 @@ class Protocol(Checked):
     crop_ratio: Pair = Field(default=[0.75, 1.33], description="width / height of a training crop")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
 
-    # the optimiser: RMSprop, constant learning rate
-    learning_rate: float = Field(default=1e-6, gt=0, description="of trunk and head (RMSprop, constant)")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of RMSprop, for trunk, head and the loss's weights")
+    # the optimiser
+    optimizer: Literal["rmsprop", "sgd", "adam", "adamw"] = Field(
+        default="rmsprop", description="of trunk, head and the loss's weights (paper: RMSprop)"
+    )
+    learning_rate: float = Field(default=1e-6, gt=0, description="of trunk and head")
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="of trunk, head and the loss's weights; of Adam its first beta"
+    )
+    decay_epochs: list[int] = Field(
+        default=[], description="after so many epochs all learning rates are multiplied by `decay` (paper: never)"
+    )
+    decay: float = Field(default=0.1, gt=0, lt=1, description="what learning rates are multiplied by")
+    warmup_epochs: int = Field(
+        default=0, ge=0, description="epochs in the beginning in which only the head and the loss's weights are trained"
+    )
     weight_decay: float = Field(default=1e-4, ge=0, description="of trunk, head and the loss's weights")
     batch_size: int = Field(default=32, ge=2, description="images in a batch: classes x images per class")
+    batch_part: int | None = Field(
+        default=None,
+        ge=1,
+        description="images that go through the network at once: larger batches go through it twice, for the loss of "
+        "all, then part by part for the gradient, which is the same; null: the whole batch",
+    )
 
     # length and early stopping
     epoch_steps: int = Field(default=100, ge=1, description="steps in what the paper calls an epoch")
@@ -150,6 +168,13 @@ class Protocol(Checked):
             raise ValueError(f"expected two numbers with 0 < low <= high, not {pair}")
         return pair
 
+    @field_validator("decay_epochs")
+    @classmethod
+    def _ascending(cls, epochs: list[int]) -> list[int]:
+        if any(epoch < 1 for epoch in epochs) or sorted(set(epochs)) != epochs:
+            raise ValueError(f"expected ascending numbers from 1 on, not {epochs}")
+        return epochs
+
     @model_validator(mode="after")
     def _sensible(self) -> "Protocol":
         if self.crop_size > self.resize:
@@ -163,6 +188,11 @@ class Protocol(Checked):
             raise ValueError(f"pooling: {self.trunk} has no class token: choose average, max, average_max or gem")
         if self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale {self.crop_scale} is a share of the image's area: at most 1")
+        if self.batch_part and self.batch_part < self.batch_size and self.freeze_batchnorm == "nothing":
+            raise ValueError(
+                f"batch_part {self.batch_part}: the parts of a batch of {self.batch_size} would have other statistics "
+                "than the whole: set freeze_batchnorm to statistics or everything"
+            )
         if self.max_epochs < self.evaluate_every:
             raise ValueError(
                 f"max_epochs {self.max_epochs} is below evaluate_every {self.evaluate_every}: no validation at all"
@@ -186,7 +216,7 @@ class Protocol(Checked):
 TRAINING_CODE = [
     Path(__file__).parent / f"{name}.py"
     for name in ("augmentation", "counting", "counting_on_gpu", "embedding", "images", "loading", "method", "mining",
-                 "model", "neighbours", "pairs", "rmsprop", "runs", "sampling", "search", "seeds", "splits", "stepping",
-                 "training", "metrics/map_at_r")
+                 "model", "neighbours", "optimizers", "pairs", "runs", "sampling", "search", "seeds", "splits",
+                 "stepping", "training", "metrics/map_at_r")
 ]  # fmt: skip
 """Files that every search and training runs through; results of different versions never stand in one table."""

@@ -11,7 +11,7 @@ from dml import plugins
 from dml.checked import Checked, read_yaml
 from dml.protocol import Protocol
 from dml.search import Range
-from dml.study import PUBLISHED, SEARCH, Counterpart, Study
+from dml.study import DEFAULTS, PUBLISHED, SEARCH, Counterpart, Run, Study
 
 RESULTS = ["dataset", "embedding", "method", "metric", "mean", "half_width", "source", "note", "reason"]
 """What `results` says of each published value; `reason`: why it is not comparable, else empty."""
@@ -103,7 +103,7 @@ def check_counterpart(study: Study, study_file: Path, published: Path) -> None:
 def given_hyperparameters(
     study: Study, study_file: Path, published: Path
 ) -> dict[tuple[str, str], dict[str, Any]] | None:
-    """The hyperparameters of each (data set, method) of a study that takes them from elsewhere; None if it searches.
+    """The hyperparameters of each (data set, run) of a study that takes them from elsewhere; None if it searches.
 
     ValueError naming the file, data set, method and hyperparameter if one has no value, or none that it can have.
     """
@@ -111,20 +111,28 @@ def given_hyperparameters(
         return None
     origin, values = _values_of(study, study_file, published)
     return {
-        (dataset.name, method.name): _of_a_method(
-            values.get(dataset.name, {}).get(method.name, {}),
-            method.search_ranges(),
-            f"{origin}: {method.name} on {dataset.name}",
+        (dataset.name, name): _of_a_method(
+            _given(values.get(dataset.name, {}), run),
+            run.method.search_ranges(),
+            f"{origin}: {run.base} on {dataset.name}",
         )
         for dataset in study.datasets
-        for method in study.methods
+        for name, run in study.runs.items()
     }
+
+
+def _given(of_methods: Mapping[str, Mapping[str, Any]], run: Run) -> dict[str, Any]:
+    """The values of a run: those of its method, but for what its level holds constant."""
+    given = of_methods.get(run.method.name, of_methods.get(run.base, {}))
+    return {name: value for name, value in given.items() if run.level is None or name not in run.method.fixed}
 
 
 def origin_of(study: Study) -> str:
     """Where the hyperparameters come from, in words for the report."""
     if study.hyperparameters == PUBLISHED:
         return f"published: {study.published.paper}, {study.published.setting}"
+    if study.hyperparameters == DEFAULTS:
+        return "the defaults of the methods' files"
     return study.hyperparameters
 
 
@@ -156,12 +164,15 @@ def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]
 
 def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, dict[str, dict[str, dict]]]:
     """The file the values stand in, and data set -> method -> hyperparameter -> value."""
+    if study.hyperparameters == DEFAULTS:
+        defaults = {name: run.method.defaults() for name, run in study.runs.items()}
+        return Path("dml/methods"), {dataset.name: defaults for dataset in study.datasets}
     if study.hyperparameters != PUBLISHED:
         file = study_file.parent / study.hyperparameters
         if not file.is_file():
             raise ValueError(
-                f"{study_file}: hyperparameters: '{study.hyperparameters}' is neither search nor published, and no "
-                f"file {file} is there"
+                f"{study_file}: hyperparameters: '{study.hyperparameters}' is none of search, defaults and published, "
+                f"and no file {file} is there"
             )
         values = read_yaml(file)
         if not _is_nested(values):

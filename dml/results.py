@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,17 @@ class Results:
         return {entry["name"]: entry.get("title") or entry["name"] for entry in self.study["methods"]}
 
     @cached_property
+    def runs_of_levels(self) -> dict[str, str]:
+        """Name -> title of the runs of methods on the levels of factors."""
+        levels = [level for factor in self.study["factors"] for level in factor["levels"]]
+        return {run["name"]: run["title"] for level in levels for run in level["runs"].values()}
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Name -> title of everything that was run: the methods, then those on levels of factors."""
+        return self.methods | self.runs_of_levels
+
+    @cached_property
     def trained_methods(self) -> dict[str, str]:
         """Name -> title of the methods that train; the others show the trunk as it is."""
         untrained = {entry["name"] for entry in self.study["methods"] if not entry.get("trains", True)}
@@ -95,8 +107,12 @@ class Results:
         return self.runs["seed"].nunique()
 
 
-def per_seed(results: Results, dataset: str, embedding: str, metric: str) -> pd.DataFrame:
+def per_seed(
+    results: Results, dataset: str, embedding: str, metric: str, names: Sequence[str] | None = None
+) -> pd.DataFrame:
     """One value for each seed (index) and method (columns, in the study's order; those without a value are left out).
+
+    `names` are other runs, such as those on the levels of a factor.
 
     Separated: the mean over the seed's folds. A seed of which any fold failed has no value: the mean of the remaining
     folds would be one over other classes.
@@ -108,7 +124,7 @@ def per_seed(results: Results, dataset: str, embedding: str, metric: str) -> pd.
     complete = [run not in incomplete for run in zip(chosen["method"], chosen["seed"], strict=True)]
     chosen = chosen.loc[pd.Series(complete, chosen.index, dtype=bool)]
     values = chosen.groupby(["seed", "method"])["value"].mean().unstack("method")
-    return values.reindex(columns=[name for name in results.methods if name in values.columns]).sort_index()
+    return values.reindex(columns=[name for name in names or results.methods if name in values.columns]).sort_index()
 
 
 def ranked_methods(results: Results, dataset: str) -> list[str]:
@@ -205,7 +221,7 @@ def _read_study(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file: run the study's `collect` first") from None
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
-    for key in ("study", "datasets", "methods", "protocol"):
+    for key in ("study", "datasets", "methods", "factors", "protocol"):
         if key not in study:
             raise ValueError(f"{path}: the key '{key}' is missing: run `collect` again")
     return study

@@ -15,9 +15,9 @@ from dml.downloading import check_file
 from dml.embedding import BATCH_SIZE
 from dml.images import PackedImages
 from dml.leasing import lease_of_this_process
-from dml.model import Model
+from dml.model import Model, load_model
 from dml.protocol import Protocol
-from dml.record import provenance, training_code
+from dml.record import provenance, read_json, training_code
 from dml.seeds import derive_seed
 from dml.splits import Fold, read_folds
 from dml.training import Outcome, method_class_of, train
@@ -50,13 +50,15 @@ class Data:
 def run_fold(
     trial: Trial, protocol: Protocol, data: Data, fold: int, run: tuple[str, int], device: str, threads: int,
     state: Path | None = None, failure: str | None = None, searched_with: Mapping[str, str | None] | None = None,
+    teacher: Path | None = None,
 ) -> tuple[Model, dict[str, Any]]:  # fmt: skip
     """Train one fold; give its model and everything there is to know about how it came about.
 
     `run` is ("search", trial) or ("final", seed): with the fold it names the seed, which is the same for all methods,
     so that they can be compared in pairs. `state` is the file from which an interrupted training goes on. With a
-    `failure` nothing is trained and the record says why. ValueError if a search was made with other code, data, weights
-    or protocol (`searched_with`) than the training would be.
+    `failure` nothing is trained and the record says why. `teacher` is the file of the finished model that the method
+    learns from; where that one failed, nothing is trained either. ValueError if a search was made with other code,
+    data, weights or protocol (`searched_with`) than the training would be.
     """
     torch.set_num_threads(threads)
     with naming_what_needs_memory("a process", "", "cuda"):
@@ -78,13 +80,17 @@ def run_fold(
                 f"{data.dataset}, {trial.method}: its search was made with other {what} than there is now: delete the "
                 "search's folder and run again"
             )
+    of_teacher = read_json(teacher.with_name("record.json")) if teacher else None
+    if of_teacher and of_teacher["failure"]:
+        failure = failure or f"its teacher {of_teacher['method']} failed: {of_teacher['failure']}"
     if failure is None:
         identity = made_by | {"trial": trial.fingerprint(), "fold": fold, "seed": seed, "torch": str(torch.__version__)}
+        identity |= {"teacher": of_teacher["model"]} if of_teacher else {}
         batches = f"batches of {protocol.batch_size} images (in validation {BATCH_SIZE})"
         with naming_what_needs_memory(f"{batches} {of_pixels(protocol)}", "lower batch_size or crop_size", device):
             outcome = train(
                 trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device,
-                Checkpoint(state, identity),
+                Checkpoint(state, identity), load_model(teacher, of_teacher) if of_teacher else None,
             )  # fmt: skip
     else:
         torch.manual_seed(derive_seed(seed, "model"))
@@ -93,6 +99,7 @@ def run_fold(
     return outcome.model, {
         "dataset": data.dataset,
         "method": trial.method,
+        "plugin": trial.plugin,
         "fold": fold,
         "parameters": trial.parameters,
         "trial_fingerprint": trial.fingerprint(),
@@ -107,6 +114,7 @@ def run_fold(
         "embedding_size": outcome.model.embedding_size,
         "protocol": protocol.training_values(),
         "made_by": made_by,
+        "teacher": of_teacher and of_teacher["model"],
         "provenance": provenance(device, torch.get_num_threads()),
     }
 

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ class Fold(NamedTuple):
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
+    super_classes: tuple[str, ...] = ()
+    """Of each train class, where the data set tells them."""
 
 
 def halves(num_classes: int) -> tuple[range, range]:
@@ -136,8 +138,16 @@ def queries_of(images: Sequence[Image]) -> list[bool] | None:
     return [image.part == "query" for image in images] if parts & {"query", "gallery"} else None
 
 
-def write_folds(dataset: str, images: Sequence[Image], num_folds: int, path: Path) -> None:
+def write_folds(
+    dataset: str,
+    images: Sequence[Image],
+    num_folds: int,
+    path: Path,
+    super_class: Callable[[Image], str] | None = None,
+) -> None:
     """Write one row per class: label, name, images, half, and the fold that validates on it (empty for none).
+
+    `super_class` tells the super-class of a class by one of its images; without it that column is empty.
 
     ValueError if there are too few classes for the folds, or a trainval class with a single image.
     """
@@ -148,12 +158,14 @@ def write_folds(dataset: str, images: Sequence[Image], num_folds: int, path: Pat
     validates = {
         label: k for k, fold in enumerate(folds(len(classes.trainval), num_folds)) for label in fold.validation
     }
+    one_of = {image.label_name: image for image in images}
     halved = [(name, half) for half in ("trainval", "test") for name in getattr(classes, half)]
     with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["label", "class", "images", "half", "validation_fold"])
+        rows.writerow(["label", "class", "images", "half", "validation_fold", "super_class"])
         for label, (name, half) in enumerate(halved):
-            rows.writerow([label, name, sizes[name], half, validates.get(label, "")])
+            of = super_class(one_of[name]) if super_class else ""
+            rows.writerow([label, name, sizes[name], half, validates.get(label, ""), of])
 
 
 def read_folds(path: Path) -> list[Fold]:
@@ -164,6 +176,8 @@ def read_folds(path: Path) -> list[Fold]:
     result = []
     for k in numbers:
         validation = tuple(int(row["label"]) for row in rows if row["validation_fold"] == str(k))
-        result.append(Fold(tuple(int(row["label"]) for row in rows if int(row["label"]) not in validation), validation))
+        train = [row for row in rows if int(row["label"]) not in validation]
+        super_classes = tuple(row["super_class"] for row in train) if rows[0]["super_class"] else ()
+        result.append(Fold(tuple(int(row["label"]) for row in train), validation, super_classes))
     check_folds(result, len(rows))
     return result

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dml.method import Method
-from dml.rmsprop import RMSprop
+from dml.method import Method, Outputs
+from dml.optimizers import Optimizer
 
 EAGER_STEPS = 3
 """Before a graph is captured: libraries choose their algorithms and optimisers make their states in the first ones."""
+LEARNT = ("embeddings", "features", "maps")
+"""The outputs of a model that a loss has gradients by."""
 TOLERANCE = 0.05
 """How far what a replay adds to the weights may be from what the same step adds without a graph, as a share of it. Sums
 on a GPU come in no fixed order, and RMSprop makes a change of full size of the smallest gradient."""
@@ -25,15 +27,28 @@ on a GPU come in no fixed order, and RMSprop makes a change of full size of the 
 class Stepper:
     """Calls that each train the model with one batch, and add its loss to `total`.
 
+    A batch of more images than `part` goes through the model twice: first without a gradient, for the loss of all and
+    its gradient by the outputs, then in parts with that gradient, so that never more than one part is remembered. The
+    gradient is the same: Revaud et al., "Learning with Average Precision: Training Image Retrieval with a Listwise
+    Loss", ICCV 2019, section 3.3. A `teacher` is a finished model, whose embeddings the method sees too.
+
     The first steps run as they are; then, on a GPU, the step is captured. The graph is used only if the step waits for
     nothing, changes no plain attribute of a module, which a graph would not change again, and if the first replay does
     what the step without it does. Else training goes on without a graph, and says so.
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, optimizers: Sequence[RMSprop], total: Tensor, device: str
+        self,
+        model: nn.Module,
+        method: Method,
+        optimizers: Sequence[Optimizer],
+        total: Tensor,
+        device: str,
+        part: int | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:
         self.model, self.method, self.optimizers, self.total = model, method, optimizers, total
+        self.part, self.teacher = part, teacher
         self.captures = device.startswith("cuda") and method.capturable
         self.steps = 0
         self.batch: tuple[Tensor, Tensor] | None = None
@@ -45,25 +60,64 @@ class Stepper:
         if self.replay is not None:
             self._fill(crops, labels)
             self.replay()
-        elif self.captures and self.steps > EAGER_STEPS:
+        elif self.captures and self.steps > EAGER_STEPS and self._is_whole(crops):
             self._try_graph(crops, labels)
         else:
             self._step(crops, labels)
 
+    def forget_graph(self) -> None:
+        """Run the next steps as they are, then capture anew: after a change of what a graph holds as plain numbers."""
+        self.steps, self.batch, self.replay = 0, None, None
+
     def _step(self, crops: Tensor, labels: Tensor) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad()  # forgets the gradients: a graph makes its own anew in each replay
-        loss = self.method.objective(self.model(crops), labels)
-        loss.backward()
+        loss = (self._backward if self._is_whole(crops) else self._backward_in_parts)(crops, labels)
         for optimizer in self.optimizers:
             optimizer.step()
         self.total += loss.detach()  # read once a validation: reading it each step would make the device wait
+
+    def _is_whole(self, crops: Tensor) -> bool:
+        return self.part is None or len(crops) <= self.part
+
+    def _backward(self, crops: Tensor, labels: Tensor) -> Tensor:
+        loss = self.method.objective(self._outputs(crops), labels)
+        loss.backward()
+        return loss
+
+    def _backward_in_parts(self, crops: Tensor, labels: Tensor) -> Tensor:
+        parts, before = crops.split(self.part), _generator_state(crops.device)
+        with torch.no_grad():
+            found = [self._outputs(part) for part in parts]
+        outputs = Outputs(*(None if tensors[0] is None else torch.cat(tensors) for tensors in zip(*found, strict=True)))
+        given = {name: getattr(outputs, name) for name in LEARNT if getattr(outputs, name) is not None}
+        for tensor in given.values():
+            tensor.requires_grad_()
+        loss = self.method.objective(outputs, labels)
+        loss.backward()
+        gradients = {name: tensor.grad.split(self.part) for name, tensor in given.items() if tensor.grad is not None}
+        after = _generator_state(crops.device)
+        _set_generator_state(crops.device, before)  # layers that draw must draw the same again
+        for k, part in enumerate(parts):
+            again = self.model(part)
+            torch.autograd.backward([getattr(again, name) for name in gradients], [g[k] for g in gradients.values()])
+        _set_generator_state(crops.device, after)
+        return loss
+
+    def _outputs(self, crops: Tensor) -> Outputs:
+        outputs = self.model(crops)
+        if not self.method.needs_maps:
+            outputs = outputs._replace(maps=None)
+        if self.teacher is not None:
+            with torch.no_grad():
+                outputs = outputs._replace(teacher=self.teacher(crops).embeddings)
+        return outputs
 
     def _try_graph(self, crops: Tensor, labels: Tensor) -> None:
         """Take the step without a graph; capture it; keep the graph if its replay gives the same."""
         self.batch = crops.clone(), labels.clone()
         before, plain = self._copies(), self._plain_attributes()
-        draws = torch.cuda.get_rng_state(crops.device) if crops.is_cuda else None
+        draws = _generator_state(crops.device) if crops.is_cuda else None
         try:
             with _refusing_to_wait(crops.is_cuda):
                 self._step(crops, labels)
@@ -71,7 +125,7 @@ class Stepper:
             if changed:
                 raise RuntimeError(f"it changes {', '.join(changed)}")
             after = self._copies()
-            draws_after = torch.cuda.get_rng_state(crops.device) if crops.is_cuda else None
+            draws_after = _generator_state(crops.device) if crops.is_cuda else None
             self._restore(before, draws)
             replay = capture(lambda: self._step(*self.batch), crops.device)
             replay()
@@ -117,7 +171,7 @@ class Stepper:
         for tensor, copy in zip(self._state(), copies, strict=True):
             tensor.copy_(copy)
         if draws is not None:
-            torch.cuda.set_rng_state(draws, self.total.device)
+            _set_generator_state(self.total.device, draws)
 
     def _plain_attributes(self) -> dict[str, bool | int | float | str]:
         return {
@@ -145,6 +199,14 @@ class Stepper:
                 changed += float((other - old).double().square().sum())
             differences.append(math.sqrt(apart / max(changed, sys.float_info.min)))
         return max(differences) if all(map(math.isfinite, differences)) else math.inf
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_generator_state(device: torch.device, state: Tensor) -> None:
+    torch.cuda.set_rng_state(state, device) if device.type == "cuda" else torch.set_rng_state(state)
 
 
 def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:

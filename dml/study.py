@@ -5,8 +5,9 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -116,8 +117,12 @@ class Method(Checked):
 
     name: str = Field(
         json_schema_extra={"pattern": NAME},
-        description="a file of dml/methods/, or a free name where `pml_loss` is given",
+        description="a file of dml/methods/, or a free name where `file` or `pml_loss` is given",
     )
+    file: str | None = Field(
+        default=None, description="a file of dml/methods/, where it stands in the study more than once or renamed"
+    )
+    title: str | None = Field(default=None, description="what tables call it; default: the title of its file")
     ranges: dict[str, Range] = Field(default={}, description="search ranges that replace the method's own")
     fixed: dict[str, Any] = Field(
         default={},
@@ -139,35 +144,41 @@ class Method(Checked):
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.pml_loss is None:
-            plugins.source_path("methods", self.name)
+            plugins.source_path("methods", self.plugin)
             if self.pml_miner is not None:
                 raise ValueError("pml_miner needs a pml_loss")
+        elif self.file is not None:
+            raise ValueError("file and pml_loss name two losses: keep one")
         else:
+            pml_arguments.refuse_numbers_as_text(self.pml_loss, self.pml_miner)
+        if self.plugin != self.name:
             _refuse_name(self.name)
             if self.name in plugins.names("methods"):
-                raise ValueError(f"'{self.name}' is a file of dml/methods/: give the PML loss another name")
-            pml_arguments.refuse_numbers_as_text(self.pml_loss, self.pml_miner)
+                raise ValueError(f"'{self.name}' is a file of dml/methods/: give this method another name")
         twice = sorted(set(self.ranges) & set(self.fixed))
         if twice:
             raise ValueError(f"'{twice[0]}' is both in ranges and in fixed: keep one")
-        own = self.own_ranges()
-        if self.pml_loss is None:
-            arguments = plugins.constructor_arguments("methods", self.name)
-            known = set(arguments) - set(SIZES) | set(own)
-        else:
-            known = set(own) | {"loss_lr"}
-        known |= {"loss_weight_decay"} & set(self.fixed) if "loss_lr" in known else set()
+        own, known = self.own_ranges(), self.hyperparameters()
         unknown = sorted((set(self.ranges) | set(self.fixed)) - known)
         if unknown:
             raise ValueError(
                 f"'{unknown[0]}' is no hyperparameter of {self.name}; it has: {', '.join(sorted(known)) or 'none'}"
             )
-        if self.pml_loss is None:
-            self._check_against(arguments, self.search_ranges())
+        if self.plugin:
+            self._check_against(plugins.constructor_arguments("methods", self.plugin), self.search_ranges())
         self._check_values(own | ({"loss_lr": LOSS_LEARNING_RATE} if self.pml_loss else {}))
         if self.grid:
             self.check_grid()
         return self
+
+    def hyperparameters(self) -> set[str]:
+        """The names of all that can be searched or held constant."""
+        known = set(self.own_ranges())
+        if self.plugin:
+            known |= set(plugins.constructor_arguments("methods", self.plugin)) - set(SIZES)
+        else:
+            known |= {"loss_lr"}
+        return known | {"loss_weight_decay"} if "loss_lr" in known else known
 
     def check_grid(self) -> None:
         """ValueError naming the range that has infinitely many values."""
@@ -193,19 +204,36 @@ class Method(Checked):
         given = set(ranges) | set(self.fixed) | set(SIZES)
         missing = sorted(name for name, required in arguments.items() if required and name not in given)
         if missing:
-            raise ValueError(f"dml/methods/{self.name}.py: no range for '{missing[0]}': add it to RANGES or to `fixed`")
+            raise ValueError(
+                f"dml/methods/{self.plugin}.py: no range for '{missing[0]}': add it to RANGES or to `fixed`"
+            )
         unknown = sorted(set(ranges) - set(arguments) - set(OPTIMISER))
         if unknown:
-            raise ValueError(f"dml/methods/{self.name}.py: RANGES has '{unknown[0]}', which __init__ does not take")
+            raise ValueError(f"dml/methods/{self.plugin}.py: RANGES has '{unknown[0]}', which __init__ does not take")
 
     @property
-    def title(self) -> str:
-        return self.name if self.pml_loss else plugins.literal("methods", self.name, "TITLE", self.name)
+    def plugin(self) -> str | None:
+        """The file of dml/methods/; None where the loss is one of pytorch-metric-learning."""
+        return None if self.pml_loss else self.file or self.name
+
+    @property
+    def heading(self) -> str:
+        """What tables call it."""
+        return self.title or (plugins.literal("methods", self.plugin, "TITLE") if self.plugin else self.name)
+
+    def defaults(self) -> dict[str, Any]:
+        """The values that its file gives to what would be searched. ValueError if it gives none."""
+        if self.plugin is None:
+            raise ValueError(
+                f"{self.name}: a loss of PML has no file with defaults: give values in place of its ranges"
+            )
+        given = plugins.literal("methods", self.plugin, "DEFAULTS", {})
+        return {name: given[name] for name in self.search_ranges() if name in given}
 
     def own_ranges(self) -> dict[str, Range]:
         """The ranges of the method's file or of its PML description."""
         if self.pml_loss is None:
-            origin, own = f"dml/methods/{self.name}.py", plugins.literal("methods", self.name, "RANGES", {})
+            origin, own = f"dml/methods/{self.plugin}.py", plugins.literal("methods", self.plugin, "RANGES", {})
         else:
             origin, own = self.name, pml_arguments.ranges(self.pml_loss, self.pml_miner)
         return {name: Range.check(values, f"{origin}: {name}") for name, values in own.items()}
@@ -223,12 +251,13 @@ class Method(Checked):
         """How many images of a class a batch holds."""
         if self.images_per_class is not None:
             return self.images_per_class
-        return 4 if self.pml_loss else plugins.literal("methods", self.name, "IMAGES_PER_CLASS", 4)
+        return 4 if self.pml_loss else plugins.literal("methods", self.plugin, "IMAGES_PER_CLASS", 4)
 
     def trial(self, parameters: dict[str, Any]) -> Trial:
         """One setting of the hyperparameters."""
         return Trial(
             method=self.name,
+            file=self.file,
             images_per_class=self.images_of_a_class(),
             parameters=parameters,
             fixed=self.fixed,
@@ -261,7 +290,43 @@ def _named(entry: Any) -> Any:
     return {"name": entry} if isinstance(entry, str) else entry
 
 
-SEARCH, PUBLISHED = "search", "published"
+SEARCH, PUBLISHED, DEFAULTS = "search", "published", "defaults"
+
+OF_THE_STUDY = ("folds", "seeds", "seed", "trials", "sobol_trials", "trials_per_round")
+"""What of the protocol is the same on all levels of all factors."""
+
+
+class Level(Checked):
+    """One value of a factor: what it changes of the study."""
+
+    title: str | None = Field(default=None, description="what tables and figures call it; default: its name")
+    protocol: dict[str, Any] = Field(default={}, description="values of the protocol that replace the study's")
+    fixed: dict[str, Any] = Field(
+        default={}, description="hyperparameters held constant, of the methods that have them; at least one must"
+    )
+    images_per_class: int | None = Field(
+        default=None, ge=1, description="images of a class in a batch, for all methods"
+    )
+
+
+class Factor(Checked):
+    """Something that the study varies beside its methods, one value at a time, everything else as in its protocol."""
+
+    title: str = Field(description="what is varied, as figures call it")
+    study: str = Field(description="what figures call the study's own value, which is no level of its own")
+    levels: dict[str, Level] = Field(min_length=1, description="name -> what changes")
+    methods: list[str] | None = Field(default=None, description="which methods; default: all that are trained")
+
+
+class Run(NamedTuple):
+    """A method under a protocol: the study's own, or that of a level of a factor."""
+
+    method: Method
+    protocol: Protocol
+    base: str
+    """The method's name in the study."""
+    factor: str | None = None
+    level: str | None = None
 
 
 class Counterpart(Checked):
@@ -285,10 +350,11 @@ class Study(Checked):
     protocol: Protocol = Field(description="what is equal for all methods")
     hyperparameters: str = Field(
         default=SEARCH,
-        description="where they come from: `search`; `published`, the best values of the paper under `published`; or a "
-        "YAML file (its path from the study's), data set -> method -> hyperparameter -> value. Only a search trains "
-        "trials, the others cost none",
+        description="where they come from: `search`; `defaults`, those of the methods' files, most of them their "
+        "authors'; `published`, the best values of the paper under `published`; or a YAML file (its path from the "
+        "study's), data set -> method -> hyperparameter -> value. Only a search trains trials, the others cost none",
     )
+    factors: dict[str, Factor] = Field(default={}, description="what is varied beside the methods: name -> factor")
     published: Counterpart | None = Field(
         default=None, description="a paper whose numbers stand beside this study's in its report"
     )
@@ -300,22 +366,108 @@ class Study(Checked):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"the {kind} '{twice[0]}' stands there twice: give each its own name")
-        for method in self.methods:
-            images, batch = method.images_of_a_class(), self.protocol.batch_size
-            if batch % images or batch // images < 2:
-                raise ValueError(
-                    f"method '{method.name}' wants {images} images per class: protocol.batch_size {batch} must be a "
-                    "multiple of it that holds at least 2 classes"
-                )
+        self._check_factors()
+        for run in self.runs.values():
+            self._check_run(run)
         if self.hyperparameters == PUBLISHED and self.published is None:
             raise ValueError("hyperparameters: published needs to know by whom: give the key `published`")
         return self
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """Everything that is run on each data set, by name: the methods, then each level of each factor.
+
+        The run of a method on a level is called METHOD-LEVEL.
+        """
+        runs = {method.name: Run(method, self.protocol, method.name) for method in self.methods}
+        for factor, of_factor in self.factors.items():
+            for level, changes in of_factor.levels.items():
+                protocol = self._protocol_on(f"factors.{factor}.levels.{level}", changes)
+                for method in self._varied(of_factor):
+                    changed = _on_level(method, level, changes)
+                    runs[changed.name] = Run(changed, protocol, method.name, factor, level)
+        return runs
 
     def dataset(self, name: str) -> Dataset:
         return next(dataset for dataset in self.datasets if dataset.name == name)
 
     def method(self, name: str) -> Method:
-        return next(method for method in self.methods if method.name == name)
+        """The method of a run."""
+        return self.runs[name].method
+
+    def protocol_of(self, name: str) -> Protocol:
+        """The protocol of a run."""
+        return self.runs[name].protocol
+
+    def teacher_of(self, name: str) -> str | None:
+        """The run whose finished models a run learns from: on the same level if it is there, or the study's own."""
+        run = self.runs[name]
+        wanted = plugins.literal("methods", run.method.plugin, "TEACHER") if run.method.plugin else None
+        if wanted is None:
+            return None
+        same = [n for n, r in self.runs.items() if r.method.plugin == wanted and r.level in (run.level, None)]
+        if not same:
+            raise ValueError(f"method '{name}' learns from a finished '{wanted}': add `- {wanted}` to the methods")
+        return max(same, key=lambda n: self.runs[n].level == run.level)
+
+    def _varied(self, factor: Factor) -> list[Method]:
+        """The methods that a factor is varied with."""
+        if factor.methods is not None:
+            return [method for method in self.methods if method.name in factor.methods]
+        return [method for method in self.methods if method.plugin != "pretrained"]
+
+    def _protocol_on(self, origin: str, level: Level) -> Protocol:
+        """The study's protocol with what a level changes."""
+        changes = dict(level.protocol)
+        for key in OF_THE_STUDY:
+            if key in changes:
+                raise ValueError(
+                    f"{origin}.protocol: '{key}' is the same on all levels: set it in the study's protocol"
+                )
+        if "trunk" in changes:
+            if "weights" not in changes:
+                raise ValueError(f"{origin}.protocol: another trunk needs its `weights`: pretrained, a file, or null")
+            changes = {"pooling": None} | changes
+        return Protocol.check(self.protocol.model_dump() | changes, f"{origin}.protocol")
+
+    def _check_factors(self) -> None:
+        levels = [level for factor in self.factors.values() for level in factor.levels]
+        names = {method.name for method in self.methods}
+        for name, factor in self.factors.items():
+            unknown = sorted(set(factor.methods or []) - names)
+            if unknown:
+                raise ValueError(f"factors.{name}: '{unknown[0]}' is no method of the study")
+            for level, changes in factor.levels.items():
+                _refuse_name(level)
+                if levels.count(level) > 1:
+                    raise ValueError(f"the level '{level}' stands there twice: give each its own name")
+                known = {key for method in self._varied(factor) for key in method.hyperparameters()}
+                for key in changes.fixed:
+                    if key not in known:
+                        raise ValueError(f"factors.{name}.levels.{level}: no method has the hyperparameter '{key}'")
+
+    def _check_run(self, run: Run) -> None:
+        """ValueError if a batch of the protocol does not suit a method, or what it learns from is not there."""
+        name, images, batch = run.method.name, run.method.images_of_a_class(), run.protocol.batch_size
+        if batch % images or batch // images < 2:
+            raise ValueError(
+                f"method '{name}' wants {images} images per class: protocol.batch_size {batch} must be a multiple of "
+                "it that holds at least 2 classes"
+            )
+        large = run.method.plugin and plugins.literal("methods", run.method.plugin, "BATCH_EXCEEDS_EMBEDDING")
+        if large and batch <= run.protocol.embedding_size:
+            raise ValueError(
+                f"method '{name}' learns nothing from batches of no more images than an embedding has numbers: "
+                f"protocol.batch_size {batch} must be above protocol.embedding_size {run.protocol.embedding_size}"
+            )
+        self.teacher_of(name)
+        if run.method.plugin and plugins.literal("methods", run.method.plugin, "BATCHES") == "hierarchical":
+            for dataset in self.datasets:
+                if not plugins.defines("datasets", dataset.plugin, "super_class"):
+                    raise ValueError(
+                        f"method '{name}' takes batches of two super-classes, and '{dataset.name}' has none: leave one "
+                        "of them out"
+                    )
 
     def check_pml(self, origin: str) -> None:
         """Build every named loss and miner of pytorch-metric-learning once. ValueError naming origin and method."""
@@ -346,6 +498,19 @@ class Study(Checked):
         if entry.grid:
             return len(grid(entry.search_ranges()))
         return self.protocol.trials if entry.search_ranges() else 1
+
+
+def _on_level(method: Method, level: str, changes: Level) -> Method:
+    """A method as it is on a level of a factor."""
+    fixed = {key: value for key, value in changes.fixed.items() if key in method.hyperparameters()}
+    values = {
+        "ranges": {key: searched for key, searched in method.ranges.items() if key not in fixed},
+        "fixed": method.fixed | fixed,
+        "images_per_class": changes.images_per_class or method.images_per_class,
+        "title": f"{method.heading}, {changes.title or level}",
+    }
+    changed = Method.model_validate(dict(method) | values)
+    return changed.model_copy(update={"name": f"{method.name}-{level}", "file": method.plugin})
 
 
 def load_study(path: Path, images: str | Sequence[str] | None = None) -> Study:

@@ -5,7 +5,7 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +23,11 @@ from dml.loading import CentreCrops, Loader
 from dml.method import Method
 from dml.model import Model, set_precision
 from dml.neighbours import neighbours
+from dml.optimizers import OPTIMIZERS, Optimizer
 from dml.pml import build_pml_method
 from dml.protocol import Protocol
 from dml.record import hardware
-from dml.rmsprop import RMSprop
-from dml.sampling import Batches
+from dml.sampling import HIERARCHICAL, Batches, HierarchicalBatches
 from dml.seeds import derive_seed, generator
 from dml.splits import Fold
 from dml.stepping import Stepper
@@ -61,6 +61,7 @@ def train(
     weights: Path | None = None,
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
+    teacher: Model | None = None,
 ) -> Outcome:
     """Train on a fold's train classes, validate on its validation classes, stop early, keep the best.
 
@@ -71,12 +72,13 @@ def train(
 
     Equal arguments give equal results, bit for bit, on the same CPU with the same number of threads. With a
     `checkpoint` the state is saved at each validation and when a signal asks the process to stop; a later call goes on
-    from there and gives the same results as one that was never interrupted.
+    from there and gives the same results as one that was never interrupted. A `teacher` is the finished model that a
+    method with a TEACHER learns from.
     """
     checkpoint = checkpoint or Checkpoint()
     train_images, train_labels = of_classes(trainval, fold.train)
     validation_images, validation_labels = of_classes(trainval, fold.validation)
-    now = Training.start(trial, protocol, train_labels, seed, weights, device)
+    now = Training.start(trial, protocol, train_labels, fold.super_classes, seed, weights, device)
     batches = Loader(train_images, train_labels, now.order, protocol, now.crops, device)
     validation_crops = CentreCrops(validation_images, protocol.crop_size, device, keep=True)
 
@@ -92,7 +94,10 @@ def train(
     else:
         now.load_state_dict(saved)
     course = now.course
-    step = Stepper(now.model, now.method, now.optimizers, now.total, device)
+    if teacher is not None:
+        teacher = teacher.to(device).eval()
+    step = Stepper(now.model, now.method, now.optimizers, now.total, device, protocol.batch_part, teacher)
+    now.begin_epoch(course.step // protocol.epoch_steps)
 
     every = protocol.evaluate_every * protocol.epoch_steps
     last_step = protocol.max_epochs // protocol.evaluate_every * every
@@ -101,6 +106,8 @@ def train(
         while not course.ended:
             now.model.train()
             for _ in range(course.curve[-1]["step"] + every - course.step):
+                if course.step % protocol.epoch_steps == 0 and now.begin_epoch(course.step // protocol.epoch_steps):
+                    step.forget_graph()
                 step(*next(batches))
                 course.step += 1
                 bar.update()
@@ -170,19 +177,29 @@ class Training:
 
     model: Model
     method: Method
-    optimizers: list[RMSprop]
-    order: Batches
+    optimizers: list[Optimizer]
+    order: Batches | HierarchicalBatches
     crops: np.random.Generator
     device: str
     total: Tensor
     """Sum of the losses since the last validation."""
     best_model: dict[str, Tensor]
+    protocol: Protocol
+    rates: list[float]
+    """The learning rates of the optimisers in the beginning."""
     course: Course | None = None
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
     def start(
-        cls, trial: Trial, protocol: Protocol, labels: np.ndarray, seed: int, weights: Path | None, device: str
+        cls,
+        trial: Trial,
+        protocol: Protocol,
+        labels: np.ndarray,
+        super_classes: Sequence[str],
+        seed: int,
+        weights: Path | None,
+        device: str,
     ) -> Self:
         """As it is before the first step; each part has random draws of its own, derived from the seed."""
         set_precision(protocol.precision)
@@ -191,10 +208,22 @@ class Training:
         torch.manual_seed(derive_seed(seed, "loss"))
         method = build_method(trial, len(np.unique(labels)), model.embedding_size, model.trunk_width).to(device)
         optimizers = build_optimizers(model, method, trial, protocol)
-        order = Batches(labels, protocol.batch_size, trial.images_per_class, generator(seed, "batches"))
+        order = batches_of(trial, protocol, labels, super_classes, generator(seed, "batches"))
         torch.manual_seed(derive_seed(seed, "training"))
         total, untrained = torch.zeros((), device=device), copy.deepcopy(model.state_dict())
-        return cls(model, method, optimizers, order, generator(seed, "crops"), device, total, untrained)
+        rates = [optimizer.learning_rate for optimizer in optimizers]
+        crops = generator(seed, "crops")
+        return cls(model, method, optimizers, order, crops, device, total, untrained, protocol, rates)
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Set learning rates, and what waits, as the protocol has it for an epoch, from 0. Whether that changes any."""
+        before = [(optimizer.learning_rate, optimizer.waits) for optimizer in self.optimizers]
+        factor = self.protocol.decay ** sum(epoch >= milestone for milestone in self.protocol.decay_epochs)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.learning_rate = rate * factor
+        if self.protocol.warmup_epochs:
+            self.optimizers[0].waits = epoch < self.protocol.warmup_epochs
+        return before != [(optimizer.learning_rate, optimizer.waits) for optimizer in self.optimizers]
 
     def seconds(self) -> float:
         """Of work so far, in all processes."""
@@ -255,6 +284,16 @@ def method_class_of(trial: Trial) -> type[Method]:
     return plugins.load_class("methods", trial.plugin, Method) if trial.plugin else Method
 
 
+def batches_of(
+    trial: Trial, protocol: Protocol, labels: np.ndarray, super_classes: Sequence[str], rng: np.random.Generator
+) -> Batches | HierarchicalBatches:
+    """The batches that a method wants."""
+    sizes = protocol.batch_size, trial.images_per_class
+    if trial.plugin and plugins.literal("methods", trial.plugin, "BATCHES") == HIERARCHICAL:
+        return HierarchicalBatches(labels, super_classes, *sizes, rng)
+    return Batches(labels, *sizes, rng)
+
+
 def build_method(trial: Trial, num_classes: int, embedding_size: int, trunk_width: int) -> Method:
     """The method with a trial's hyperparameters, its own weights as the global random state gives them."""
     parameters = {k: v for k, v in (trial.fixed | trial.parameters).items() if k not in OPTIMISER}
@@ -266,17 +305,25 @@ def build_method(trial: Trial, num_classes: int, embedding_size: int, trunk_widt
     return method_class(num_classes, embedding_size, **parameters)
 
 
-def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Protocol) -> list[RMSprop]:
-    """RMSprop for the model, and one of its own for the loss's weights, whose learning rate belongs to the trial."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizers = [RMSprop(trained, protocol.learning_rate, protocol.momentum, protocol.weight_decay)]
+def build_optimizers(model: Model, method: Method, trial: Trial, protocol: Protocol) -> list[Optimizer]:
+    """One for the model, and one for the loss's weights, whose learning rate belongs to the trial.
+
+    Where the head is trained alone first, trunk and head have one each.
+    """
+
+    def optimizer(weights: Iterable[Tensor], learning_rate: float, decay: float) -> Optimizer:
+        return OPTIMIZERS[protocol.optimizer](list(weights), learning_rate, protocol.momentum, decay)
+
+    of_trunk = [p for p in model.trunk.parameters() if p.requires_grad]
+    of_head = [p for part in (model.pooling, model.norm, model.head) for p in part.parameters() if p.requires_grad]
+    groups = [of_trunk, of_head] if protocol.warmup_epochs else [[p for p in model.parameters() if p.requires_grad]]
+    optimizers = [optimizer(group, protocol.learning_rate, protocol.weight_decay) for group in groups]
     weights: list[Tensor] = list(method.parameters())
     if weights:
         own = trial.fixed | trial.parameters
         learning_rate = own.get("loss_lr", protocol.learning_rate)
         decay = protocol.weight_decay if method.loss_weight_decay is None else method.loss_weight_decay
-        decay = own.get("loss_weight_decay", decay)
-        optimizers.append(RMSprop(weights, learning_rate, protocol.momentum, decay))
+        optimizers.append(optimizer(weights, learning_rate, own.get("loss_weight_decay", decay)))
     return optimizers
 
 

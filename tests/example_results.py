@@ -176,6 +176,7 @@ def _study(names, datasets):
             }
             for i in range(1, datasets + 1)
         ],
+        "factors": [],
         "methods": [
             {
                 "name": name, "title": METHODS[name][0], "ranges": {} if name == "pretrained" else RANGES,

@@ -36,20 +36,22 @@ def retrieval_metrics(embeddings, labels, gallery=None, gallery_labels=None):
     values = {
         "precision_at_1": [float(row[0]) for row in kept],
         "r_precision": [sum(row[: sum(row)]) / sum(row) for row in kept],
-        "map_at_r": [average_precision(row, depth=sum(row)) for row in kept],
-        "mean_average_precision": [average_precision(row, depth=len(row)) for row in kept],
+        "map_at_r": [sum_of_precisions(row, depth=sum(row)) / sum(row) for row in kept],
+        "mean_average_precision": [sum_of_precisions(row, depth=len(row)) / sum(row) for row in kept],
+        "map_at_c": [sum_of_precisions(row, depth=sum(row) + 1) / (sum(row) + 1) for row in kept],
+        "map_at_1000": [sum_of_precisions(row, depth=1000) / (sum(row) + 1) for row in kept],
     }
     return values | {
         f"recall_at_{k}": [float(any(row[:k])) for row in kept] for k in (1, 2, 4, 8, 10, 20, 30, 40, 50, 100, 1000)
     }
 
 
-def average_precision(row, depth):
+def sum_of_precisions(row, depth):
     total = 0.0
-    for rank in range(1, depth + 1):
+    for rank in range(1, min(depth, len(row)) + 1):
         if row[rank - 1]:
             total += sum(row[:rank]) / rank
-    return total / sum(row)
+    return total
 
 
 def normalised_mutual_information(clusters, labels):
@@ -85,3 +87,12 @@ def expected_mutual_information(clusters, labels):
                 probability = math.comb(b, both) * math.comb(n - b, a - both) / math.comb(n, a)
                 total += both / n * math.log(n * both / (a * b)) * probability
     return total
+
+
+def pair_counting_f1(clusters, labels):
+    """Of all pairs, one by one: twice those together in both, by those together in either, counted twice if in both."""
+    pairs = [(i, j) for i in range(len(labels)) for j in range(i)]
+    same_class = [labels[i] == labels[j] for i, j in pairs]
+    same_cluster = [clusters[i] == clusters[j] for i, j in pairs]
+    both = sum(c and k for c, k in zip(same_class, same_cluster, strict=True))
+    return 2 * both / (sum(same_class) + sum(same_cluster))

@@ -102,10 +102,10 @@ def test_values_may_come_from_a_file(tmp_path):
         assert str(file) in str(caught.value)
     file.unlink()
     with pytest.raises(
-        ValueError, match=r"study\.yaml: hyperparameters: 'values.yaml' is neither search nor published"
+        ValueError, match=r"study\.yaml: hyperparameters: 'values.yaml' is none of search, defaults and published"
     ):
         given_hyperparameters(few, tmp_path / "study.yaml", PAPERS)
-    with pytest.raises(ValueError, match="hyperparameters: '.' is neither"):
+    with pytest.raises(ValueError, match="hyperparameters: '.' is none of"):
         given_hyperparameters(few.model_copy(update={"hyperparameters": "."}), tmp_path / "study.yaml", PAPERS)
 
 

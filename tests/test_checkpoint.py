@@ -17,6 +17,8 @@ from holding import has_ended, hold_at, let_go, wait_until_held
 
 from dml import loading, plugins, training
 from dml.checkpoint import Checkpoint
+from dml.method import Method
+from dml.model import Model
 from dml.protocol import Protocol
 from dml.search import Range
 from dml.splits import read_folds
@@ -153,13 +155,20 @@ def test_a_training_that_is_asked_to_stop_loses_nothing(
 
 @pytest.mark.parametrize("trial", EVERY_METHOD, ids=lambda trial: trial.method)
 def test_every_method_goes_on_where_it_was_stopped(tmp_path, monkeypatch, trainval, fold, protocol, trial):
-    whole = train(trial, protocol, trainval, fold, seed=3)
+    fold = fold._replace(super_classes=tuple("ababab"))
+    torch.manual_seed(1)
+    teacher = Model(protocol, has_head=True)
+
+    def run(checkpoint=None):
+        return train(trial, protocol, trainval, fold, seed=3, checkpoint=checkpoint, teacher=teacher)
+
+    whole = run()
     if whole.steps == 0:
         return  # it trains nothing
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         asked_before(7, patch)
-        train(trial, protocol, trainval, fold, seed=3, checkpoint=Checkpoint(tmp_path / "state", {}))
-    outcome = train(trial, protocol, trainval, fold, seed=3, checkpoint=Checkpoint(tmp_path / "state", {}))
+        run(Checkpoint(tmp_path / "state", {}))
+    outcome = run(Checkpoint(tmp_path / "state", {}))
     assert [entry["step"] for entry in outcome.resumed] == [8] and same(outcome, whole)
 
 
@@ -167,11 +176,10 @@ def test_draws_of_layers_go_on_too(tmp_path, monkeypatch, trainval, fold, protoc
     """GoogLeNet's and transformers' dropout draw from PyTorch's own generator."""
     build = training.build_method
 
-    class WithDropout(torch.nn.Module):
+    class WithDropout(Method):
         def __init__(self, method):
             super().__init__()
             self.method, self.dropout = method, torch.nn.Dropout(0.5)
-            self.loss_weight_decay = None
 
         def objective(self, outputs, labels):
             return self.method(self.dropout(outputs.embeddings), labels)

@@ -39,8 +39,9 @@ def records(protocol):
     """What `measure_seed` needs of the records of three finished trainings."""
     return [
         {
-            "dataset": "stripes", "method": "contrastive", "seed": 4, "fold": k, "failure": None,
-            "embedding_size": 8, "protocol": protocol.training_values(), "model": f"model embeddings{k}",
+            "dataset": "stripes", "method": "contrastive", "plugin": "contrastive", "seed": 4, "fold": k,
+            "failure": None, "embedding_size": 8, "protocol": protocol.training_values(),
+            "model": f"model embeddings{k}",
         }
         for k in range(FOLDS)
     ]  # fmt: skip
@@ -188,7 +189,7 @@ def test_every_metric_stands_there_once_for_every_embedding(measured):
 def test_every_query_s_value_is_kept_and_their_mean_is_the_value(measured):
     found, queries = measured
     assert queries.pop("queries").tolist() == list(range(72))
-    clustering = {"nmi", "ami"}
+    clustering = {"nmi", "ami", "f1"}
     expected = [
         f"{row['embedding']}/{'all' if row['fold'] is None else row['fold']}/{row['metric']}"
         for row in found["metrics"]
@@ -238,7 +239,7 @@ def test_the_seed_decides_the_clustering_and_nothing_else(tmp_path, stripes_data
     measure_seed(embeddings[0], others, stripes_data.test, tmp_path / "other.json", tmp_path / "other.npz")
     other, (found, _) = json.loads((tmp_path / "other.json").read_text()), measured
     changed = {a["metric"] for a, b in zip(found["metrics"], other["metrics"], strict=True) if a != b}
-    assert changed and changed <= {"nmi", "ami"}
+    assert changed and changed <= {"nmi", "ami", "f1"}
 
 
 def test_a_failed_fold_leaves_the_seed_without_metrics_and_with_the_reason(

@@ -5,14 +5,18 @@ import torch
 from hypothesis import given, settings
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import FaissKMeans
+from sklearn.metrics.cluster import pair_confusion_matrix
 from test_neighbours import KINDS, drawn, retrievals
 
 from dml import plugins
 from dml.measuring import measure
 from dml.neighbours import neighbours
+from dml.plugins import load
 
-RETRIEVAL = ("precision_at_1", "r_precision", "map_at_r", "mean_average_precision", "recall_at_k")
-CLUSTERING = ("nmi", "ami")
+RETRIEVAL = (
+    "precision_at_1", "r_precision", "map_at_r", "mean_average_precision", "map_at_c", "map_at_1000", "recall_at_k",
+)  # fmt: skip
+CLUSTERING = ("nmi", "ami", "f1")
 FAISS_DEFAULT_SEED = 1234
 PML_NAMES = {
     "precision_at_1": "precision_at_1",
@@ -24,14 +28,14 @@ PML_NAMES = {
 
 def retrieval_scores(*arguments):
     found = neighbours(*arguments)
-    return {key: value for name in RETRIEVAL for key, value in plugins.load("metrics", name).scores(found).items()}
+    return {key: value for name in RETRIEVAL for key, value in load("metrics", name).scores(found).items()}
 
 
 def test_the_folder_is_what_is_measured():
     assert plugins.names("metrics") == sorted(RETRIEVAL + CLUSTERING)
     found = neighbours(np.arange(12.0)[:, None], np.arange(12) // 3)
-    separately = [plugins.load("metrics", name).scores(found) for name in plugins.names("metrics")]
-    assert sum(map(len, separately)) == len(measure(found)) == 17
+    separately = [load("metrics", name).scores(found) for name in plugins.names("metrics")]
+    assert sum(map(len, separately)) == len(measure(found)) == 20
     for name in plugins.names("metrics"):
         assert plugins.literal("metrics", name, "TITLE")
 
@@ -57,7 +61,30 @@ def test_clustering_scores_have_the_value_of_the_definition(kind):
     values = measure(found)
     assert values["nmi"] == pytest.approx(reference.normalised_mutual_information(clusters, labels), abs=1e-10)
     assert values["ami"] == pytest.approx(reference.adjusted_mutual_information(clusters, labels), abs=1e-10)
-    assert 0 <= values["nmi"] <= 1 and -1 <= values["ami"] <= 1
+    assert values["f1"] == pytest.approx(reference.pair_counting_f1(clusters, labels), abs=1e-12)
+    assert 0 <= values["nmi"] <= 1 and -1 <= values["ami"] <= 1 and 0 <= values["f1"] <= 1
+
+
+@pytest.mark.parametrize("n_classes", [2, 40, 400])
+def test_f1_is_that_of_scikit_learns_pairs(n_classes):
+    rng = np.random.default_rng(n_classes)
+    labels = rng.integers(0, n_classes, 500)
+    found = neighbours(rng.standard_normal((n_classes, 6))[labels] + 0.8 * rng.standard_normal((500, 6)), labels)
+    clusters, _ = found.clusters
+    (_, only_cluster), (only_class, both) = pair_confusion_matrix(labels, clusters)
+    expected = 2 * both / (2 * both + only_cluster + only_class)
+    assert load("metrics", "f1").scores(found)["f1"] == pytest.approx(expected, abs=1e-12)
+    assert 0 < expected < 1
+
+
+def test_f1_takes_names_and_queries_without_any_pair():
+    points = np.array([[0.0], [1.0], [10.0], [11.0]])
+    names = np.array(["owl", "owl", "hen", "auk"])
+    found = neighbours(points, names, seed=1)
+    assert found.clusters[0].tolist() != [0, 0, 0, 0]
+    assert load("metrics", "f1").scores(found)["f1"] == reference.pair_counting_f1(*map(list, found.clusters))
+    alone = neighbours(points, np.arange(4), points, np.arange(4))
+    assert load("metrics", "f1").scores(alone) == {"f1": 1.0}
 
 
 def on_a_grid(kind, n, dimensions, rng):
@@ -113,11 +140,12 @@ def test_recall_at_1_is_precision_at_1_and_recall_grows_with_k():
     assert recalls[:-1] == sorted(set(recalls[:-1])) and recalls[-1] == 1
 
 
-def test_a_perfect_embedding_scores_1():
+def test_a_perfect_embedding_scores_1_or_nearly_so_where_the_query_counts_in_its_class():
     rng = np.random.default_rng(2)
     labels = np.repeat(np.arange(5), 8)
     for name, values in measure(neighbours(10 * np.eye(5)[labels] + 1e-3 * rng.random((40, 5)), labels)).items():
-        assert np.min(values) == pytest.approx(1, abs=1e-12), name
+        expected = 7 / 8 if name in ("map_at_c", "map_at_1000") else 1  # their classes have 8 images, not 7
+        assert np.min(values) == np.max(values) == pytest.approx(expected, abs=1e-12), name
 
 
 def test_by_hand():
@@ -127,6 +155,30 @@ def test_by_hand():
     assert values["r_precision"] == pytest.approx([2 / 3], abs=1e-15)
     assert values["map_at_r"] == pytest.approx([(1 + 2 / 3) / 3], abs=1e-15)
     assert values["mean_average_precision"] == pytest.approx([(1 + 2 / 3 + 3 / 6) / 3], abs=1e-15)
+    assert values["map_at_c"] == pytest.approx([(1 + 2 / 3) / 4], abs=1e-15)
+    assert values["map_at_1000"] == pytest.approx([(1 + 2 / 3 + 3 / 6) / 4], abs=1e-15)
+
+
+def test_map_at_c_looks_one_item_further_than_map_at_r():
+    """Two positives, at ranks 2 and 3 of a gallery of 4."""
+    values = retrieval_scores(np.zeros((1, 1)), [7], np.arange(1.0, 5.0)[:, None], [0, 7, 7, 1])
+    assert values["map_at_r"] == pytest.approx([1 / 2 / 2], abs=1e-15)
+    assert values["map_at_c"] == pytest.approx([(1 / 2 + 2 / 3) / 3], abs=1e-15)
+
+
+def test_map_at_1000_ends_there():
+    labels = np.zeros(1200, dtype=int)
+    labels[[0, 999, 1000, 1199]] = 7
+    values = retrieval_scores(np.zeros((1, 1)), [7], np.arange(1.0, 1201.0)[:, None], labels)
+    assert values["map_at_1000"] == pytest.approx([(1 + 2 / 1000) / 5], abs=1e-15)
+
+
+def test_maps_of_the_class_size_are_never_less_than_their_share_of_the_others():
+    rng = np.random.default_rng(4)
+    points, labels = rng.standard_normal((300, 4)), rng.integers(0, 40, 300)
+    values, r = retrieval_scores(points, labels), neighbours(points, labels).r
+    assert (values["map_at_c"] >= values["map_at_r"] * r / (r + 1) - 1e-12).all()
+    np.testing.assert_allclose(values["map_at_1000"], values["mean_average_precision"] * r / (r + 1), atol=1e-12)
 
 
 def test_figure_1_of_the_reality_check():

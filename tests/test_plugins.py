@@ -110,7 +110,7 @@ def test_a_new_file_is_a_new_name_and_private_files_are_none(package):
 def test_unknown_names_list_the_choices(read, name):
     with pytest.raises(ValueError) as raised:
         read("methods", name)
-    assert str(raised.value).startswith(f"unknown name '{name}' in methods; choose from: arcface, contrastive, cosface")
+    assert str(raised.value).startswith(f"unknown name '{name}' in methods; choose from: a_bier, angular, arcface")
     assert "triplet" in str(raised.value) and "\n" not in str(raised.value)
 
 

@@ -1,5 +1,6 @@
-"""Batches: m images of each class, passes over all classes."""
+"""Batches: m images of each class, passes over all classes or pairs of super-classes."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,8 @@ from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils import common_functions
 
 from dml import sampling
-from dml.sampling import Batches
+from dml.sampling import Batches, HierarchicalBatches
+from dml.seeds import generator
 
 
 def take(labels, batch_size, images_per_class, count, seed=0):
@@ -86,3 +88,46 @@ def test_the_generator_decides_everything(images_per_class):
     other = take(labels, 16, images_per_class, 30, seed=4)
     assert all((a == b).all() for a, b in zip(once, again, strict=True))
     assert any((a != b).any() for a, b in zip(once, other, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ hierarchical batches
+
+KINDS = ["a", "b", "a", "c", "b", "a", "a"]
+OF_KINDS = np.repeat(np.arange(7), [5, 5, 2, 5, 5, 5, 5])
+
+
+def hierarchical(batch_size=8, images_per_class=2, seed=0):
+    return HierarchicalBatches(OF_KINDS, KINDS, batch_size, images_per_class, generator(seed))
+
+
+def test_a_batch_has_classes_of_two_super_classes():
+    pairs = set()
+    for _, batch in zip(range(300), hierarchical(), strict=False):
+        classes, counts = np.unique(OF_KINDS[batch], return_counts=True)
+        pair = {KINDS[c] for c in classes}
+        assert len(batch) == 8 and len(pair) == 2
+        if "c" not in pair:  # c has one class, which is then there twice
+            assert (counts == 2).all() and len(set(batch)) == 8
+        assert sum(KINDS[c] == min(pair) for c in OF_KINDS[batch]) == 4
+        pairs.add(frozenset(pair))
+    assert len(pairs) == 3
+
+
+def test_classes_with_few_images_repeat_them():
+    seen = [OF_KINDS[batch] for _, batch in zip(range(50), hierarchical(16, 4), strict=False)]
+    assert all(len(classes) == 16 for classes in seen) and any(2 in classes for classes in seen)
+
+
+def test_hierarchical_batches_go_on_from_their_state():
+    batches = hierarchical()
+    [next(batches) for _ in range(5)]
+    other = hierarchical(seed=1)
+    other.load_state_dict(json.loads(json.dumps(batches.state_dict())))
+    for _ in range(5):
+        assert np.array_equal(next(batches), next(other))
+
+
+@pytest.mark.parametrize("kinds", [["a"] * 7, []])
+def test_one_super_class_makes_no_hierarchical_batches(kinds):
+    with pytest.raises(ValueError, match="at least two super-classes"):
+        HierarchicalBatches(OF_KINDS, kinds, 8, 2, generator(0))

@@ -7,7 +7,7 @@ from torch import nn
 
 from dml import stepping
 from dml.method import Method, Outputs
-from dml.rmsprop import RMSprop
+from dml.optimizers import RMSprop
 from dml.stepping import EAGER_STEPS, Stepper
 
 
@@ -174,3 +174,85 @@ def test_what_fails_on_the_way_leaves_nothing_behind(monkeypatch, eager, capsys)
     monkeypatch.setattr(stepping, "capture", lambda work, device: too_large)
     assert_equal(run(a_stepper()), eager)
     assert "out of memory" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- batches that are large
+
+
+class Seeing(Method):
+    """A loss of everything that a model gives, and of all pairs of the batch."""
+
+    needs_maps = True
+
+    def objective(self, outputs, labels):
+        of_pairs = (outputs.embeddings @ outputs.embeddings.T - (labels[:, None] == labels).float()).square().mean()
+        teacher = 0.0 if outputs.teacher is None else (outputs.embeddings - outputs.teacher).square().mean()
+        return of_pairs + outputs.features.square().mean() + outputs.maps.abs().mean() + teacher
+
+
+class Drawing(nn.Module):
+    """A network with a layer that draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.dropout, self.head = nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.Linear(4, 5)
+
+    def forward(self, crops):
+        maps = self.dropout(self.trunk(crops))
+        features = maps.mean((2, 3))
+        return Outputs(self.head(features), features, maps)
+
+
+def after_steps(part, teacher=None, method=None):
+    torch.manual_seed(0)
+    model, method = Drawing(), method or Seeing()
+    if part is None:
+        model.eval()  # the parts draw other numbers than the whole: compared without
+    optimizer = RMSprop([*model.parameters()], 1e-2, 0.9, 0.0)
+    stepper = Stepper(model, method, [optimizer], torch.zeros(()), "cpu", part, teacher)
+    return model, stepper
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+@pytest.mark.parametrize("part", [1, 4, 5])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(part, with_teacher):
+    teacher = Drawing().eval() if with_teacher else None
+    found = []
+    for size in (None, part):
+        model, stepper = after_steps(None, teacher)
+        stepper.part = size
+        run(stepper, 4)
+        found.append([*model.parameters(), stepper.total])
+    for whole, in_parts in zip(*found, strict=True):
+        torch.testing.assert_close(whole, in_parts, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_draw_the_same_in_both_passes():
+    """The second pass sees the outputs whose loss was taken: else its gradient would be of something else."""
+    seen = []
+
+    class Watching(Seeing):
+        def objective(self, outputs, labels):
+            seen.append(outputs.features.detach().clone())
+            torch.rand(7)  # a loss that draws as well
+            return super().objective(outputs, labels)
+
+    model, stepper = after_steps(4, method=Watching())
+    model.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.features.detach().clone()))
+    stepper(*batches(1)[0])
+    first, second, of_all, first_again, second_again = seen
+    assert torch.equal(of_all, torch.cat([first, second]))
+    assert torch.equal(first, first_again) and torch.equal(second, second_again)
+
+
+def test_maps_are_kept_only_for_methods_that_look_at_them():
+    kept = []
+
+    class Plain(Method):
+        def objective(self, outputs, labels):
+            kept.append(outputs.maps)
+            return outputs.embeddings.square().mean()
+
+    _, stepper = after_steps(4, method=Plain())
+    stepper(*batches(1)[0])
+    assert kept == [None]

@@ -55,7 +55,7 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"methods": ["contrastiv"]}, "methods.0: unknown name 'contrastiv' in methods; choose from: arcface"),
+        ({"methods": ["contrastiv"]}, "methods.0: unknown name 'contrastiv' in methods; choose from: a_bier"),
         ({"datasets": ["glyps"]}, "datasets.0: unknown name 'glyps' in datasets; choose from: .*glyphs"),
         ({"protocol__trunk": "resnet51"}, "protocol.trunk: unknown name 'resnet51' in trunks; choose from: bn_"),
         ({"protocol__trails": 3}, "unknown key 'protocol.trails'; known keys here: trunk, weights.*trials"),
@@ -115,7 +115,7 @@ def test_the_defaults_are_the_papers():
          "ranges.num_bins: only whole numbers make sense: add integer: true"),
         ({"methods": [{"name": "circle", "pml_loss": {"CircleLoss": {"gamma": "1e2"}}}]},
          "gamma: expected a number, not '1e2'"),
-        ({"methods": ["Contrastive"]}, "methods.0: unknown name 'Contrastive' in methods; choose from: arcface"),
+        ({"methods": ["Contrastive"]}, "methods.0: unknown name 'Contrastive' in methods; choose from: a_bier"),
         ({"methods": [{"name": "My circle", "pml_loss": {"CircleLoss": {}}}]}, "'My circle': expected a name of lower"),
         ({"protocol__learning_rate": float("inf")}, "protocol.learning_rate: input should be a finite number"),
         ({"datasets": "glyphs"}, "datasets: input should be a valid list"),

@@ -509,3 +509,53 @@ def test_weights_of_a_file_are_where_the_trunk_starts(tmp_path, trainval, fold, 
     torch.save(given, tmp_path / "w.pth")
     outcome = train(PRETRAINED, protocol, trainval, fold, seed=3, weights=tmp_path / "w.pth")
     assert equal(outcome.model.trunk.state_dict(), given)
+
+
+# ------------------------------------------------------------------------------------------ schedules and large batches
+
+
+def rates_of(monkeypatch, trainval, fold, protocol, trial=SOFTMAX):
+    """At every step the learning rate of each optimiser, 0 where it waits, and the weights of trunk and head."""
+    seen = []
+
+    class Watching(training.Stepper):
+        def __call__(self, *batch):
+            seen.append([0 if optimizer.waits else optimizer.learning_rate for optimizer in self.optimizers])
+            super().__call__(*batch)
+
+    monkeypatch.setattr(training, "Stepper", Watching)
+    outcome = train(trial, protocol, trainval, fold, seed=3)
+    return seen, outcome.model
+
+
+def test_learning_rates_fall_after_their_epochs(monkeypatch, trainval, fold, protocol):
+    changes = {"decay_epochs": [1, 3], "decay": 0.5, "max_epochs": 4, "patience": 9}
+    rates, _ = rates_of(monkeypatch, trainval, fold, protocol.model_copy(update=changes))
+    own = SOFTMAX.parameters["loss_lr"]
+    assert rates == [[1e-3 * share, own * share] for share in (1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25)]
+
+
+def test_the_trunk_waits_while_the_head_warms_up(monkeypatch, trainval, fold, protocol):
+    changes = {"warmup_epochs": 1, "max_epochs": 2, "patience": 9}
+    rates, _ = rates_of(monkeypatch, trainval, fold, protocol.model_copy(update=changes))
+    own = SOFTMAX.parameters["loss_lr"]
+    assert rates == [[0, 1e-3, own]] * 2 + [[1e-3, 1e-3, own]] * 2
+    changes |= {"warmup_epochs": 5}
+    _, model = rates_of(monkeypatch, trainval, fold, protocol.model_copy(update=changes))
+    torch.manual_seed(derive_seed(3, "model"))
+    fresh = Model(protocol, has_head=True)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, fresh.state_dict()[name])}
+    statistics = {name for name in moved if "running" in name or "num_batches" in name}
+    assert moved - statistics == {"head.weight", "head.bias"}
+
+
+def test_a_training_in_parts_is_that_of_whole_batches(trainval, fold, protocol):
+    # RMSprop makes a change of full size of the smallest gradient, and so of its rounding
+    frozen = protocol.model_copy(update={"freeze_batchnorm": "everything", "optimizer": "sgd"})
+    whole = train(CONTRASTIVE, frozen, trainval, fold, seed=3)
+    in_parts = train(CONTRASTIVE, frozen.model_copy(update={"batch_part": 5}), trainval, fold, seed=3)
+    for one, other in zip(whole.model.parameters(), in_parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert [point["loss"] for point in whole.curve[1:]] == pytest.approx(
+        [point["loss"] for point in in_parts.curve[1:]], rel=1e-3
+    )

@@ -19,7 +19,7 @@ from dml.loading import Loader
 from dml.method import Method
 from dml.model import Model
 from dml.protocol import Protocol
-from dml.rmsprop import RMSprop
+from dml.optimizers import RMSprop
 from dml.sampling import Batches
 
 TITLE = "Pixels"

@@ -105,6 +105,12 @@ def class_characters() -> dict[str, str]:
     }
 
 
+def super_class(image: Image) -> str:
+    """The script of a character, the first word of its name in Unicode; or that it is a digit or a sign."""
+    word = image.label_name.split("_")[1]
+    return word if word in ("latin", "greek", "cyrillic", "digit") else "sign"
+
+
 def _masks(character: str) -> list[Pillow.Image]:
     """The character in every face that has it, white on black and centred; faces that share a drawing count once."""
     masks = {}

@@ -55,6 +55,11 @@ def prepare(destination: Path, mirrors: Sequence[str] = (), source: Path | None 
     return images
 
 
+def super_class(image: Image) -> str:
+    """What kind of clothes it shows, and whose: the two folders above that of the item."""
+    return "/".join(image.path.split("/")[-4:-2])
+
+
 def _whole(source: Path) -> Path:
     """The folder of the copy that somebody gives a part of."""
     while source.name in ("img.zip", "img", "Img", "Eval", "list_eval_partition.txt"):

@@ -61,6 +61,11 @@ def prepare(destination: Path, mirrors: Sequence[str] = (), source: Path | None 
     return check("omniglot", _images(halves), CLASSES, IMAGES)
 
 
+def super_class(image: Image) -> str:
+    """The alphabet of a character."""
+    return image.label_name.partition("/")[0]
+
+
 def _halves(container: Path) -> list[Files] | None:
     files = find(container, *SETS)
     if files is not None:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from dml.datasets.omniglot import super_class  # noqa: F401
 from dml.downloading import obtain
 from dml.images import Image
 

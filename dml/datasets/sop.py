@@ -63,6 +63,11 @@ def with_parts(destination: Path, mirrors: Sequence[str], source: Path | None) -
     return check("sop", images, CLASSES, IMAGES, SPOTS)
 
 
+def super_class(image: Image) -> str:
+    """What kind of product it shows: one of twelve."""
+    return image.label_name.partition(" ")[2]
+
+
 def _images(container: Path) -> list[Image] | None:
     files = find(container, "Ebay_train.txt", "Ebay_test.txt")
     if files is None:

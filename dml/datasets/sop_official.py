@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dml.archives import check_parts
-from dml.datasets.sop import with_parts
+from dml.datasets.sop import super_class, with_parts  # noqa: F401
 from dml.images import Image
 
 TITLE = "Stanford Online Products (official split)"

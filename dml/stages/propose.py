@@ -24,7 +24,7 @@ def main(
     With the trials of the round before on record, the states of their trainings go.
     """
     checked = Study.load(study)
-    entry, protocol = checked.method(method), checked.protocol
+    entry, protocol = checked.method(method), checked.protocol_of(method)
     known = from_json(read_json(history)) if history else []
     known = extend_history(known, [read_json(path) for path in folds])
     refuse_mixture(dataset, method, known)

@@ -1,5 +1,6 @@
 """Train folds of one seed with the best trial of a closed search."""
 
+from itertools import repeat
 from pathlib import Path
 
 from dml.model import save_model
@@ -18,22 +19,24 @@ def main(
     trainval: Path,
     folds: Path,
     weights: Path | None,
+    teacher: list[Path],
     device: str,
     threads: int,
     fold: list[int],
     output: list[Path],
 ) -> None:
-    """Write each fold's model, and its record beside it.
+    """Write each fold's model, and its record beside it. `teacher`: the models of the folds that it learns from.
 
     The state of each fold stays until `embed` has used the model: what a job that is killed has written, Snakemake
     removes.
     """
     data = Data(dataset, trainval.with_suffix(""), folds, weights)
-    protocol, best = Study.load(study).protocol, BestTrial.load(trial)
-    for k, path in zip(fold, output, strict=True):
+    best = BestTrial.load(trial)
+    protocol = Study.load(study).protocol_of(best.trial.method)
+    for k, path, of_teacher in zip(fold, output, teacher or repeat(None, len(fold)), strict=True):
         model, record = run_fold(
             best.trial, protocol, data, k, ("final", seed), device, threads, path.with_suffix(".state"),
-            failure=best.failure, searched_with=best.made_by,
+            failure=best.failure, searched_with=best.made_by, teacher=of_teacher,
         )  # fmt: skip
         record |= {"seed": seed, "trial": best.number, "model": save_model(model, path)}
         write_json(path.with_name("record.json"), record)
@@ -49,6 +52,7 @@ if __name__ == "__main__":
         trainval=Path,
         folds=Path,
         weights=(Path,),
+        teacher=[Path],
         device=str,
         threads=int,
         fold=[int],

@@ -1,4 +1,4 @@
-"""Get the pretrained weights of a study's trunk, checked."""
+"""Get the pretrained weights of a study's trunks, checked."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,8 @@ from dml.study import Study
 
 def main(study: Path, output: Path) -> None:
     """Take the file from a mirror or download it."""
-    weights = Study.load(study).protocol.weights
+    every = (run.protocol.weights for run in Study.load(study).runs.values())
+    weights = next(weights for weights in every if weights and weights.file == output.name)
     mirrors = mirrors_from(None, os.environ)
     obtain(output.name, weights.urls, output.parent, mirrors, sha256=weights.sha256, sha1=weights.sha1)
 

@@ -25,7 +25,7 @@ def build(results: Results) -> pd.DataFrame:
     The jobs of the search and of the final runs are trainings of one fold.
     """
     table = results.costs.assign(unit=results.costs["device_type"].map(UNITS))
-    order = {name: n for n, name in enumerate([*results.datasets, *results.methods, *STAGES, *UNITS.values()])}
+    order = {name: n for n, name in enumerate([*results.datasets, *results.titles, *STAGES, *UNITS.values()])}
     keys = ["dataset", "method", "stage", "unit"]
     table = table.sort_values(keys, key=lambda names: names.map(order), kind="stable")
     return table[[*keys, "jobs", "hours"]].reset_index(drop=True)
@@ -39,7 +39,7 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     names = [("", "Method"), *_columns(table)]
     rows, headings = [], []
     for heading, block in blocks.items():
-        for title, own in [(title, block[block["method"] == name]) for name, title in results.methods.items()]:
+        for title, own in [(title, block[block["method"] == name]) for name, title in results.titles.items()]:
             rows.append({("", "Method"): title} | _hours(own, block, names[1:]))
             headings.append(heading)
         rows.append({("", "Method"): Cell("All methods", bold=True)} | _hours(block, block, names[1:]))

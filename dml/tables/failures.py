@@ -23,7 +23,7 @@ def build(results: Results) -> pd.DataFrame:
     ]
     parts[1]["trial"] = pd.NA  # a search that failed as a whole has no best trial
     table = pd.concat([part.astype(object) for part in parts], ignore_index=True)
-    order = {name: position for position, name in enumerate([*results.datasets, *results.methods])}
+    order = {name: position for position, name in enumerate([*results.datasets, *results.titles])}
     table = table.sort_values(["dataset", "method"], key=lambda names: names.map(order), kind="stable")
     return table.astype(dict.fromkeys(("trial", "seed", "fold"), "Int64")).reset_index(drop=True)
 
@@ -33,7 +33,7 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     rows, headings = [], []
     for (dataset, method, stage, reason), group in table.groupby(["dataset", "method", "stage", "failure"], sort=False):
         trainings = group["fold"].count()
-        row = {"Method": results.methods[method], "Stage": stage, "Trainings": str(trainings) if trainings else MISSING}
+        row = {"Method": results.titles[method], "Stage": stage, "Trainings": str(trainings) if trainings else MISSING}
         rows.append(row | {"Which": _which(group), "Reason": reason})
         headings.append(results.datasets[dataset])
     return presented(rows, headings, ["Method", "Stage", "Trainings", "Which", "Reason"])

@@ -27,7 +27,7 @@ def build(results: Results) -> pd.DataFrame:
     search = ["dataset", "method", "trial", "score", "sem", "trials", "failed_trials", "failure", "origin"]
     b = results.best
     for dataset in results.datasets:
-        for method in results.trained_methods:
+        for method in [*results.trained_methods, *results.runs_of_levels]:
             for _, best in b[(b["dataset"] == dataset) & (b["method"] == method)].iterrows():
                 found = [] if best["failure"] else [_value(best, name) for name in sorted(best["parameters"])]
                 rows += [best[search].to_dict() | value for value in found or [{}]]
@@ -45,7 +45,7 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     rows, headings = [], []
     for (dataset, method), group in table.groupby(["dataset", "method"], sort=False):
         for position, (_, row) in enumerate(group.iterrows()):
-            about_method = _about_method(row, results.methods[method]) if position == 0 else [""] * 4
+            about_method = _about_method(row, results.titles[method]) if position == 0 else [""] * 4
             rows.append(dict(zip(names, [*about_method, *_about_value(row)], strict=True)))
             headings.append(results.datasets[dataset])
     return presented(rows, headings, names)

@@ -29,7 +29,7 @@ def build(results: Results) -> pd.DataFrame:
     values = m[(m["embedding"] == embedding) & (m["metric"] == metric)].rename(columns={"value": metric})
     keys = ["dataset", "method", "seed", "fold"]
     table = results.runs.merge(values[[*keys, metric]], on=keys, how="left", validate="one_to_one")
-    order = {name: n for n, name in enumerate([*results.datasets, *results.methods])}
+    order = {name: n for n, name in enumerate([*results.datasets, *results.titles])}
     table = table.sort_values(keys, key=lambda c: c.map(order) if c.name in ("dataset", "method") else c, kind="stable")
     texts = [json.dumps(parameters, sort_keys=True) for parameters in table["parameters"]]
     return table.assign(parameters=texts)[COLUMNS].reset_index(drop=True)
@@ -40,7 +40,7 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     names = ["Method", "Seed", "Trial", "MAP@R", "Seconds", "Resumed", "Commit", "Device", "Host"]
     rows, headings = [], []
     for (dataset, method, seed), folds in table.groupby(["dataset", "method", "seed"], sort=False):
-        row = {"Method": results.methods[method], "Seed": str(seed), "MAP@R": _values(folds)}
+        row = {"Method": results.titles[method], "Seed": str(seed), "MAP@R": _values(folds)}
         row |= {title: _distinct(folds[title.lower()]) for title in ("Trial", "Commit", "Device")}
         row |= {"Seconds": ", ".join(f"{seconds:.0f}" for seconds in folds["seconds"])}
         row |= {"Resumed": str(folds["resumed"].sum() or MISSING)}

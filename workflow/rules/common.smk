@@ -37,9 +37,13 @@ except ValueError as error:
 NAME = "_".join([STUDY_FILE.stem, *(own_name(path) for path in own_images(SETTINGS.images))])
 DATASETS = [dataset.name for dataset in STUDY.datasets]
 METHODS = [method.name for method in STUDY.methods]
-RUNS = [(dataset, method) for dataset in DATASETS for method in METHODS]
+# A run is a method, or one on a level of a factor; their files lie side by side, and the wildcard of both is `method`.
+RUN_NAMES = list(STUDY.runs)
+RUNS = [(dataset, name) for dataset in DATASETS for name in RUN_NAMES]
 PROTOCOL = STUDY.protocol
 PER_ROUND = PROTOCOL.trials_per_round
+# All weight files that some run starts from.
+WEIGHTS = {p.weights.file: p.weights for p in map(STUDY.protocol_of, RUN_NAMES) if p.weights}
 
 # Where things come from and run is the machine's business: as environment, not as parameters, so that no change of it
 # makes anything again.
@@ -61,7 +65,8 @@ envvars:
 
 
 DATA = SETTINGS.data
-SIDE = f"{DATA}/{{dataset}}/side{PROTOCOL.resize}"
+SIDE = f"{DATA}/{{dataset}}/side{{side}}"
+OWN_SIDE = f"{DATA}/{{dataset}}/side{PROTOCOL.resize}"
 RESULTS = f"results/{NAME}"
 RUN = f"{RESULTS}/{{dataset}}/{{method}}"
 REPORT = f"reports/{NAME}"
@@ -99,7 +104,9 @@ shell.prefix(f"{PREFIX}; ")
 
 wildcard_constraints:
     dataset="[a-z0-9_]+",
-    method="[a-z0-9_]+",
+    method="[a-z0-9_]+(-[a-z0-9_]+)?",
+    weights="|".join(map(re.escape, WEIGHTS)) or "none",
+    side=r"\d+",
     trial=r"\d+",
     seed=r"\d+",
     fold=r"\d+",
@@ -122,25 +129,57 @@ def own_source(wildcards):
     return str(dataset.path()) if dataset.folder else []
 
 
-def weights_file():
-    """The trunk's weight file, where the study names one."""
-    return [f"{DATA}/weights/{PROTOCOL.weights.file}"] if PROTOCOL.weights else []
-
-
 def by_method(function):
-    """A function of a method as one of wildcards, called once a method: thousands of jobs ask for its value."""
+    """A function of a run as one of wildcards, called once a run: thousands of jobs ask for its value."""
     once = cache(function)
     return lambda wildcards: once(wildcards.method)
 
 
 @by_method
+def weights_file(name):
+    """The trunk's weight file, where the protocol of a run names one."""
+    weights = STUDY.protocol_of(name).weights
+    return [f"{DATA}/weights/{weights.file}"] if weights else []
+
+
+def teachers(seed):
+    """A function that gives the models that a run learns from, if it does: those of a seed of its teacher."""
+
+    def models(wildcards):
+        teacher = STUDY.teacher_of(wildcards.method)
+        if teacher is None:
+            return []
+        folder = f"{RUN}/seeds/{seed}".format(**dict(wildcards) | {"method": teacher})
+        return [f"{folder}/fold{fold}/model.safetensors".format(**dict(wildcards)) for fold in FOLDS_OF_A_JOB]
+
+    return models
+
+
+def packed(half, *endings):
+    """A function that gives the files of a half of the data set, packed to the size that a run wants."""
+
+    def files(wildcards):
+        side = STUDY.protocol_of(wildcards.method).resize
+        return multiext(f"{SIDE.format(dataset=wildcards.dataset, side=side)}/{half}", *endings)
+
+    return files
+
+
+@by_method
 def what_is_trained(method):
     """What a training depends on besides its input files: a change of it retrains, a comment does not."""
+    protocol = STUDY.protocol_of(method)
     return {
-        "protocol": PROTOCOL.training_values(),
+        "protocol": protocol.training_values(),
         "method": STUDY.method(method).fingerprint(),
-        "trunk": PROTOCOL.trunk_code(),
+        "trunk": protocol.trunk_code(),
     }
+
+
+@by_method
+def embedded_by(name):
+    """The code that leads from the model of a run to its embeddings."""
+    return [STUDY.protocol_of(name).trunk_code(), embedding_code()]
 
 
 @by_method

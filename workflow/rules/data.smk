@@ -13,8 +13,8 @@ rule plan:
         ENVIRONMENT
     params:
         datasets=DATASETS,
-        methods=METHODS,
-        trials=[STUDY.trials(method) for method in METHODS],
+        methods=RUN_NAMES,
+        trials=[STUDY.trials(name) for name in RUN_NAMES],
         folds=PROTOCOL.folds,
         seeds=PROTOCOL.seeds,
     shell:
@@ -53,9 +53,10 @@ rule split:
         ENVIRONMENT
     params:
         folds=PROTOCOL.folds,
+        plugin=plugin,
         code=code_of("splits", "listing"),
     shell:
-        "python -m dml.stages.split --images {input:q} --folds {params.folds:q} --output {output:q} 2> {log:q}"
+        "python -m dml.stages.split --plugin {params.plugin:q} --images {input:q} --folds {params.folds:q} --output {output:q} 2> {log:q}"
 
 
 rule pack:
@@ -65,13 +66,13 @@ rule pack:
         fingerprint=f"{SIDE}/{{half}}.sha256",
         pixels=multiext(f"{SIDE}/{{half}}", ".pixels", ".npz"),
     log:
-        f"{LOGS}/{{dataset}}/pack_{{half}}.log",
+        f"{LOGS}/{{dataset}}/pack{{side}}_{{half}}.log",
     conda:
         ENVIRONMENT
     threads: 1
     params:
         plugin=plugin,
-        side=PROTOCOL.resize,
+        side=lambda wildcards: int(wildcards.side),
         code=code_of("images", "listing", "splits"),
         upright=lambda wildcards: plugins.literal("datasets", plugin(wildcards), "UPRIGHT", False),
     shell:
@@ -82,14 +83,14 @@ rule pack:
 # Weights are shared by studies: the one that they are fetched for is no input, it comes with the environment.
 rule weights:
     output:
-        f"{DATA}/weights/{PROTOCOL.weights.file if PROTOCOL.weights else 'none'}",
+        f"{DATA}/weights/{{weights}}",
     log:
-        f"{LOGS}/weights.log",
+        f"{LOGS}/weights_{{weights}}.log",
     localrule: True
     conda:
         ENVIRONMENT
     params:
         # not the addresses: a new one is no reason to fetch the same file again
-        identity=PROTOCOL.weights.identity() if PROTOCOL.weights else "",
+        identity=lambda wildcards: WEIGHTS[wildcards.weights].identity(),
     shell:
         'python -m dml.stages.weights --study "$DML_STUDY" --output {output:q} 2> {log:q}'

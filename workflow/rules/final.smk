@@ -8,9 +8,10 @@ rule train_final:
         study=ancient(str(STUDY_FILE)),
         trial=f"{RUN}/best_trial.yaml",
         folds=f"{RESULTS}/{{dataset}}/folds.csv",
-        trainval=f"{SIDE}/trainval.sha256",
-        pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
-        weights=ancient(weights_file()),
+        trainval=packed("trainval", ".sha256"),
+        pixels=ancient(packed("trainval", ".pixels", ".npz")),
+        weights=ancient(weights_file),
+        teacher=teachers("{seed}"),
     output:
         models=[f"{SEED}/fold{fold}/model.safetensors" for fold in FOLDS_OF_A_JOB],
         records=[f"{SEED}/fold{fold}/record.json" for fold in FOLDS_OF_A_JOB],
@@ -28,7 +29,7 @@ rule train_final:
         # exec: a signal to stop must reach the training itself
         "exec python -m dml.stages.train_final --study {input.study:q} --dataset {wildcards.dataset}"
         " --seed {wildcards.seed} --trial {input.trial:q} --trainval {input.trainval:q}"
-        " --folds {input.folds:q} --weights {input.weights:q} --device $DML_DEVICE --threads {threads}"
+        " --folds {input.folds:q} --weights {input.weights:q} --teacher {input.teacher:q} --device $DML_DEVICE --threads {threads}"
         " --fold {params.fold:q} --output {output.models:q} 2> {log:q}"
 
 
@@ -36,8 +37,8 @@ rule embed:
     input:
         models=[f"{SEED}/fold{fold}/model.safetensors" for fold in range(PROTOCOL.folds)],
         records=[f"{SEED}/fold{fold}/record.json" for fold in range(PROTOCOL.folds)],
-        test=f"{SIDE}/test.sha256",
-        pixels=ancient(multiext(f"{SIDE}/test", ".pixels", ".npz")),
+        test=packed("test", ".sha256"),
+        pixels=ancient(packed("test", ".pixels", ".npz")),
     output:
         embeddings=[f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
         made=[f"{SEED}/fold{fold}/embeddings.json" for fold in range(PROTOCOL.folds)],
@@ -50,7 +51,7 @@ rule embed:
     resources:
         gpu=GPUS,
     params:
-        code=[PROTOCOL.trunk_code(), embedding_code()],
+        code=embedded_by,
     shell:
         # exec: see train_final
         "exec python -m dml.stages.embed --models {input.models:q} --test {input.test:q} --device $DML_DEVICE"
@@ -62,8 +63,8 @@ rule measure:
         embeddings=[f"{SEED}/fold{fold}/embeddings.npy" for fold in range(PROTOCOL.folds)],
         made=[f"{SEED}/fold{fold}/embeddings.json" for fold in range(PROTOCOL.folds)],
         records=[f"{SEED}/fold{fold}/record.json" for fold in range(PROTOCOL.folds)],
-        test=f"{SIDE}/test.sha256",
-        index=ancient(f"{SIDE}/test.npz"),
+        test=packed("test", ".sha256"),
+        index=ancient(packed("test", ".npz")),
     output:
         metrics=f"{SEED}/metrics.json",
         queries=f"{SEED}/queries.npz",

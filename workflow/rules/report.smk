@@ -54,7 +54,7 @@ rule collect:
         images=SETTINGS.images or [],
         name=NAME,
         study=STUDY.model_dump(),
-        titles=[method.title for method in STUDY.methods],
+        titles=[method.heading for method in STUDY.methods],
         datasets=[dataset.describe() for dataset in STUDY.datasets],
         papers=PUBLISHED,
         code=code_of("collecting", "published"),
@@ -128,8 +128,8 @@ rule gallery:
             for fold in range(PROTOCOL.folds)
         ],
         folds=f"{RESULTS}/{{dataset}}/folds.csv",
-        test=f"{SIDE}/test.sha256",
-        pixels=ancient(multiext(f"{SIDE}/test", ".pixels", ".npz")),
+        test=OWN_SIDE + "/test.sha256",
+        pixels=ancient(multiext(OWN_SIDE + "/test", ".pixels", ".npz")),
     output:
         f"{RESULTS}/{{dataset}}/gallery.json",
     log:

@@ -36,9 +36,10 @@ rule train_trial:
         study=ancient(str(STUDY_FILE)),
         trial=f"{RUN}/search/{{trial}}/trial.yaml",
         folds=f"{RESULTS}/{{dataset}}/folds.csv",
-        trainval=f"{SIDE}/trainval.sha256",
-        pixels=ancient(multiext(f"{SIDE}/trainval", ".pixels", ".npz")),
-        weights=ancient(weights_file()),
+        trainval=packed("trainval", ".sha256"),
+        pixels=ancient(packed("trainval", ".pixels", ".npz")),
+        weights=ancient(weights_file),
+        teacher=teachers("0"),
     output:
         [f"{RUN}/search/{{trial}}/fold{fold}.json" for fold in FOLDS_OF_A_JOB],
     log:
@@ -56,7 +57,7 @@ rule train_trial:
         # exec: a signal to stop must reach the training itself
         "exec python -m dml.stages.train_trial --study {input.study:q} --dataset {wildcards.dataset}"
         " --number {wildcards.trial} --trial {input.trial:q} --trainval {input.trainval:q} --folds {input.folds:q}"
-        " --weights {input.weights:q} --device $DML_DEVICE --threads {threads} --fold {params.fold:q} --output {output:q}"
+        " --weights {input.weights:q} --teacher {input.teacher:q} --device $DML_DEVICE --threads {threads} --fold {params.fold:q} --output {output:q}"
         " 2> {log:q}"
 
 

@@ -1,4 +1,4 @@
-"""The optimiser beside PyTorch's."""
+"""The optimisers beside PyTorch's."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from dml.rmsprop import RMSprop
+from dml.optimizers import OPTIMIZERS, SGD, Adam, AdamW, RMSprop
 
 SHAPES = [(5,), (7, 3), (4, 3, 2, 2), ()]
 
@@ -29,23 +29,52 @@ def steps(parameters, optimizer, first, end):
         optimizer.step()
 
 
+PYTORCHS = {
+    RMSprop: lambda weights, momentum, decay: torch.optim.RMSprop(
+        weights, lr=1e-2, momentum=momentum, weight_decay=decay
+    ),
+    SGD: lambda weights, momentum, decay: torch.optim.SGD(weights, lr=1e-2, momentum=momentum, weight_decay=decay),
+    Adam: lambda weights, momentum, decay: torch.optim.Adam(
+        weights, lr=1e-2, betas=(momentum, 0.999), weight_decay=decay
+    ),
+    AdamW: lambda weights, momentum, decay: torch.optim.AdamW(
+        weights, lr=1e-2, betas=(momentum, 0.999), weight_decay=decay
+    ),
+}
+
+
+def test_every_optimiser_is_compared():
+    assert set(OPTIMIZERS.values()) == set(PYTORCHS)
+
+
+@pytest.mark.parametrize("kind", PYTORCHS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("momentum, weight_decay", [(0.9, 1e-4), (0.5, 0.1), (0.9, 0.0), (0.0, 1e-4)])
-def test_it_is_pytorchs_bit_for_bit(momentum, weight_decay):
+def test_it_is_pytorchs_bit_for_bit(kind, momentum, weight_decay):
     own, theirs = parameters(), parameters()
-    steps(own, RMSprop(own, 1e-2, momentum, weight_decay), 0, 8)
-    steps(theirs, torch.optim.RMSprop(theirs, lr=1e-2, momentum=momentum, weight_decay=weight_decay), 0, 8)
+    steps(own, kind(own, 1e-2, momentum, weight_decay), 0, 8)
+    steps(theirs, PYTORCHS[kind](theirs, momentum, weight_decay), 0, 8)
     assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(own, parameters(), strict=True))
 
 
-def test_it_goes_on_from_its_state():
+@pytest.mark.parametrize("kind", PYTORCHS, ids=lambda kind: kind.__name__)
+def test_it_goes_on_from_its_state(kind):
     whole, halves = parameters(), parameters()
-    steps(whole, RMSprop(whole, 1e-2, 0.9, 1e-4), 0, 8)
-    first, second = (RMSprop(halves, 1e-2, 0.9, 1e-4) for _ in range(2))
+    steps(whole, kind(whole, 1e-2, 0.9, 1e-4), 0, 8)
+    first, second = (kind(halves, 1e-2, 0.9, 1e-4) for _ in range(2))
     steps(halves, first, 0, 4)
     second.load_state_dict(first.state_dict())
     steps(halves, second, 4, 8)
     assert all(torch.equal(a, b) for a, b in zip(whole, halves, strict=True))
+
+
+def test_one_that_waits_changes_nothing():
+    weights = parameters()
+    optimizer = RMSprop(weights, 1e-2, 0.9, 1e-4)
+    optimizer.waits = True
+    steps(weights, optimizer, 0, 3)
+    assert all(torch.equal(a, b) for a, b in zip(weights, parameters(), strict=True))
+    assert optimizer.state == [{} for _ in weights]
 
 
 def test_a_state_goes_where_the_weights_are():
@@ -71,7 +100,7 @@ def test_without_gradients_nothing_changes():
 
 
 def test_pytorchs_compiler_is_not_imported():
-    program = "import sys, torch; from dml.rmsprop import RMSprop\n"
+    program = "import sys, torch; from dml.optimizers import OPTIMIZERS, SGD, Adam, AdamW, RMSprop\n"
     program += "w = torch.ones(3, requires_grad=True); o = RMSprop([w], 1, 0.9, 0)\n"
     program += "w.sum().backward(); o.step(); o.zero_grad(); assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
