@@ -14,7 +14,7 @@ from dml.record import read_json
 from dml.search import Selected
 from dml.study import Method, Study
 
-METRICS = ["study", "dataset", "method", "seed", "fold", "embedding", "metric", "value", "n_queries"]
+METRICS = ["study", "dataset", "method", "seed", "fold", "embedding", "retrieval", "metric", "value", "n_queries"]
 TRIALS = [
     "dataset", "method", "trial", "parameters", "fold", "score", "best_step", "steps", "failure", "seconds",
     "device_type", "threads",
@@ -25,6 +25,9 @@ RUNS = [
     "best_step", "best_map_at_r", "seconds", "resumed", "failure", "commit", "code", "device_type", "device", "host",
     "threads", "peak_memory_mb", "peak_gpu_memory_mb", "python", "torch", "versions", "data", "test", "weights",
     "model", "embeddings", "embedding_seconds", "embedded_by", "measuring_seconds", "measuring_code", "measured_by",
+]  # fmt: skip
+SELECTION = [
+    "dataset", "method", "seed", "fold", "step", "validation", "chosen", "precision_at_1", "map_at_r",
 ]  # fmt: skip
 BEST = [
     "dataset", "method", "trial", "score", "sem", "parameters", "edges", "ranges", "trials", "failed_trials", "failure",
@@ -37,11 +40,12 @@ COSTS = ["dataset", "method", "stage", "device_type", "jobs", "hours"]
 
 def collect(
     study: Study, name: str, measured: Sequence[Path], histories: Sequence[Path], best: Sequence[Path],
-    folds: Sequence[Path], papers: Path, output: Path,
+    folds: Sequence[Path], papers: Path, output: Path, spaces: Sequence[Path] = (), selections: Sequence[Path] = (),
 ) -> None:  # fmt: skip
-    """Write metrics, trials, curves, runs, best, costs and published (.csv) and study.json into `output`.
+    """Write metrics, trials, curves, runs, selection, best, costs and published (.csv) and study.json into `output`.
 
-    `papers` is the folder of papers' numbers; the one that the study names is put beside its own.
+    `spaces` hold what was measured of training images, `selections` what of the models of all validations, where the
+    study asks for it. `papers` is the folder of papers' numbers; the one that the study names is put beside its own.
     ValueError if results of different code, data, weights or protocol would stand in one table.
     """
     seeds = [read_json(path) for path in measured]
@@ -50,6 +54,7 @@ def collect(
     runs = [run for seed in seeds for run in _run_rows(seed, searches[seed["dataset"], seed["method"]])]
     _write(output / "runs.csv", RUNS, runs)
     _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
+    _write(output / "selection.csv", SELECTION, (row for path in selections for row in read_json(path)))
     trials = [row for path in histories for row in _trial_rows(path)]
     _write(output / "trials.csv", TRIALS, trials)
     _write(output / "costs.csv", COSTS, _cost_rows(trials, seeds))
@@ -58,7 +63,8 @@ def collect(
     with whole(output / "study.json") as temporary:
         temporary.write_text(json.dumps(description, indent=1) + "\n")
     _write(output / "published.csv", published.RESULTS, published.results(study, papers, _counts(description)))
-    _write(output / "metrics.csv", METRICS, (row for seed in seeds for row in _metric_rows(name, seed)))
+    measures = [row for seed in [*seeds, *map(read_json, spaces)] for row in _metric_rows(name, seed)]
+    _write(output / "metrics.csv", METRICS, measures)
 
 
 def refuse_mixtures(
@@ -190,6 +196,8 @@ def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dic
         "description": study.description,
         "datasets": [_describe_dataset(study, d.name, path) for d, path in zip(study.datasets, folds, strict=True)],
         "methods": [described[method.name] for method in study.methods],
+        "retrieval": {name: {"title": way.title} for name, way in study.retrieval.items()},
+        "pairs": study.pairs,
         "factors": [_describe_factor(study, name, described) for name in study.factors],
         "hyperparameters": published.origin_of(study),
         "counterpart": _counterpart(study, papers),
@@ -216,6 +224,7 @@ def _describe_factor(study: Study, name: str, described: Mapping[str, dict]) -> 
         {
             "name": level,
             "title": changes.title or level,
+            "at": changes.at,
             "changes": changes.protocol | changes.fixed | _images(changes.images_per_class),
             "runs": {
                 run.base: described[n] for n, run in study.runs.items() if (run.factor, run.level) == (name, level)
@@ -223,7 +232,9 @@ def _describe_factor(study: Study, name: str, described: Mapping[str, dict]) -> 
         }
         for level, changes in factor.levels.items()
     ]
-    return {"name": name, "title": factor.title, "study": factor.study, "levels": levels}
+    varied = [run.base for run in study.runs.values() if run.factor == name]
+    described_factor = {key: getattr(factor, key) for key in ("title", "curve", "study", "at")}
+    return {"name": name, **described_factor, "methods": list(dict.fromkeys(varied)), "levels": levels}
 
 
 def _images(per_class: int | None) -> dict[str, int]:

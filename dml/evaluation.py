@@ -98,6 +98,7 @@ def measure_seed(
                 rows.append(
                     {
                         "embedding": kind,
+                        "retrieval": "",
                         "fold": fold,
                         "metric": metric,
                         "value": float(np.mean(values)),

@@ -32,7 +32,7 @@ from scipy import sparse
 
 from dml.neighbours import RESOLUTION, Neighbours, _checked, _Classes, _distance_blocks, _first
 
-PAIRS = 2**15
+PAIRS = 2**12
 """Pairs of items whose differences are taken at once."""
 
 
@@ -82,7 +82,8 @@ def reranked(
         for query, row in zip(block, distances, strict=True):
             plain = row / farthest[query]
             final = (1 - weight) * (1 - _similarities(encodings, query, by_neighbour)) + weight * plain
-            positives = classes.by_class[slice(*classes.offsets[classes.of_query[query] :][:2])]
+            group = classes.of_query[query]
+            positives = classes.by_class[classes.offsets[group] : classes.offsets[group + 1]]
             if gallery_is_queries:
                 final[query], positives = np.inf, positives[positives != query]
             ranks.append(_ranks(final, positives))

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from dml import plugins
@@ -15,8 +16,8 @@ from dml.stats import interval
 
 COLUMNS = {
     "metrics": {
-        "study": str, "dataset": str, "method": str, "seed": int, "fold": int, "embedding": str, "metric": str,
-        "value": float, "n_queries": int,
+        "study": str, "dataset": str, "method": str, "seed": int, "fold": int, "embedding": str, "retrieval": str,
+        "metric": str, "value": float, "n_queries": int,
     },
     "trials": {
         "dataset": str, "method": str, "trial": int, "parameters": dict, "fold": int, "score": float, "best_step": int,
@@ -34,6 +35,10 @@ COLUMNS = {
         "versions": str, "data": str, "test": str, "weights": str, "model": str, "embeddings": str,
         "embedding_seconds": float, "embedded_by": str, "measuring_seconds": float, "measuring_code": str,
         "measured_by": str,
+    },
+    "selection": {
+        "dataset": str, "method": str, "seed": int, "fold": int, "step": int, "validation": float, "chosen": bool,
+        "precision_at_1": float, "map_at_r": float,
     },
     "best": {
         "dataset": str, "method": str, "trial": int, "score": float, "sem": float, "parameters": dict, "edges": dict,
@@ -63,6 +68,7 @@ class Results:
     trials: pd.DataFrame
     curves: pd.DataFrame
     runs: pd.DataFrame
+    selection: pd.DataFrame
     best: pd.DataFrame
     costs: pd.DataFrame
     published: pd.DataFrame
@@ -108,17 +114,23 @@ class Results:
 
 
 def per_seed(
-    results: Results, dataset: str, embedding: str, metric: str, names: Sequence[str] | None = None
+    results: Results,
+    dataset: str,
+    embedding: str,
+    metric: str,
+    names: Sequence[str] | None = None,
+    retrieval: str = "",
 ) -> pd.DataFrame:
     """One value for each seed (index) and method (columns, in the study's order; those without a value are left out).
 
-    `names` are other runs, such as those on the levels of a factor.
+    `names` are other runs, such as those on the levels of a factor; `retrieval` is one of the study's other ways.
 
     Separated: the mean over the seed's folds. A seed of which any fold failed has no value: the mean of the remaining
     folds would be one over other classes.
     """
     m = results.metrics
-    chosen = m[(m["dataset"] == dataset) & (m["embedding"] == embedding) & (m["metric"] == metric)]
+    wanted = {"dataset": dataset, "embedding": embedding, "metric": metric, "retrieval": retrieval}
+    chosen = m[np.logical_and.reduce([m[key] == value for key, value in wanted.items()])]
     failed = results.runs[(results.runs["dataset"] == dataset) & (results.runs["failure"] != "")]
     incomplete = set(zip(failed["method"], failed["seed"], strict=True))
     complete = [run not in incomplete for run in zip(chosen["method"], chosen["seed"], strict=True)]
@@ -196,20 +208,20 @@ def _read_table(path: Path, types: dict[str, type]) -> pd.DataFrame:
 def _parsed(cells: pd.Series, kind: type, path: Path) -> pd.Series:
     if kind is str:
         return cells.astype(object)
-    parse = {int: int, float: float, dict: json.loads}[kind]
-    empty = {int: pd.NA, float: math.nan, dict: {}}[kind]
+    parse = {int: int, float: float, bool: {"True": True, "False": False}.__getitem__, dict: json.loads}[kind]
+    empty = {int: pd.NA, float: math.nan, bool: False, dict: {}}[kind]
     try:
         values = [parse(cell) if cell else empty for cell in cells]
-    except ValueError:
+    except (ValueError, KeyError):
         wrong = next(cell for cell in cells if cell and not _parses(parse, cell))
         raise ValueError(f"{path}: {cells.name}: expected {kind.__name__}, not '{wrong}'") from None
-    return pd.Series(values, index=cells.index, dtype={int: "Int64", float: "float64"}.get(kind, object))
+    return pd.Series(values, index=cells.index, dtype={int: "Int64", float: "float64", bool: bool}.get(kind, object))
 
 
 def _parses(parse: Any, cell: str) -> bool:
     try:
         parse(cell)
-    except ValueError:
+    except (ValueError, KeyError):
         return False
     return True
 
@@ -221,7 +233,7 @@ def _read_study(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file: run the study's `collect` first") from None
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
-    for key in ("study", "datasets", "methods", "factors", "protocol"):
+    for key in ("study", "datasets", "methods", "factors", "retrieval", "pairs", "protocol"):
         if key not in study:
             raise ValueError(f"{path}: the key '{key}' is missing: run `collect` again")
     return study

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -299,6 +299,7 @@ OF_THE_STUDY = ("folds", "seeds", "seed", "trials", "sobol_trials", "trials_per_
 class Level(Checked):
     """One value of a factor: what it changes of the study."""
 
+    at: float | None = Field(default=None, description="where it stands on the axis of a curve, where it is a number")
     title: str | None = Field(default=None, description="what tables and figures call it; default: its name")
     protocol: dict[str, Any] = Field(default={}, description="values of the protocol that replace the study's")
     fixed: dict[str, Any] = Field(
@@ -312,10 +313,46 @@ class Level(Checked):
 class Factor(Checked):
     """Something that the study varies beside its methods, one value at a time, everything else as in its protocol."""
 
-    title: str = Field(description="what is varied, as figures call it")
-    study: str = Field(description="what figures call the study's own value, which is no level of its own")
+    title: str = Field(description="what is varied: factors with the same title share a figure")
+    curve: str = Field(default="", description="what tells this factor from others with the same title")
+    study: str | None = Field(
+        default=None, description="what the study's own value is called; null: it does not belong to this factor"
+    )
+    at: float | None = Field(default=None, description="where the study's own value stands on the axis of a curve")
     levels: dict[str, Level] = Field(min_length=1, description="name -> what changes")
     methods: list[str] | None = Field(default=None, description="which methods; default: all that are trained")
+
+
+class Rerank(Checked):
+    """k-reciprocal re-ranking: see dml/reranking.py."""
+
+    k1: int = Field(default=20, ge=1, description="neighbours that may be k-reciprocal")
+    k2: int = Field(default=6, ge=1, description="neighbours whose sets are averaged")
+    weight: float = Field(default=0.3, ge=0, le=1, description="of the original distance in the final one")
+
+
+class Retrieval(Checked):
+    """Another way to compare the same models' images: it trains nothing."""
+
+    title: str = Field(description="what tables and figures call it")
+    pooling: Literal["average", "max", "average_max"] | None = Field(
+        default=None, description="pooling in the place of the protocol's, when the trained head is applied"
+    )
+    beta: float | None = Field(
+        default=None, ge=0, description="adds so much of the embedding before it is normalised to the normalised one"
+    )
+    binary: bool = Field(default=False, description="compare signs only: one bit a dimension, Hamming distance")
+    rerank: Rerank | None = Field(
+        default=None, description="re-rank by k-reciprocal neighbours; looks at all test images"
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not (self.pooling or self.beta or self.binary or self.rerank):
+            raise ValueError("changes nothing: give one of pooling, beta, binary and rerank")
+        if self.binary and self.beta:
+            raise ValueError("beta changes no sign, and so no binary code: keep one")
+        return self
 
 
 class Run(NamedTuple):
@@ -355,6 +392,20 @@ class Study(Checked):
         "study's), data set -> method -> hyperparameter -> value. Only a search trains trials, the others cost none",
     )
     factors: dict[str, Factor] = Field(default={}, description="what is varied beside the methods: name -> factor")
+    retrieval: dict[str, Retrieval] = Field(
+        default={}, description="other ways to compare the embeddings of the final models: name -> what is done"
+    )
+    pairs: dict[str, str] = Field(
+        default={}, description="method -> the method that it adds something to: the report shows the gain of each pair"
+    )
+    embedding_space: bool = Field(
+        default=False, description="embed the classes that final models were trained on, and measure their geometry"
+    )
+    checkpoints: bool = Field(
+        default=False,
+        description="keep the final models of every validation, and measure what choosing one by the test would feign",
+    )
+    toys: list[str] = Field(default=[], description="figures of made-up data that belong to the study")
     published: Counterpart | None = Field(
         default=None, description="a paper whose numbers stand beside this study's in its report"
     )
@@ -367,6 +418,14 @@ class Study(Checked):
             if twice:
                 raise ValueError(f"the {kind} '{twice[0]}' stands there twice: give each its own name")
         self._check_factors()
+        for name in self.retrieval:
+            _refuse_name(name)
+        for name in (name for pair in self.pairs.items() for name in pair):
+            if name not in self.runs:
+                raise ValueError(f"pairs: '{name}' is no method of the study")
+        for toy in self.toys:
+            if plugins.literal("figures", toy, "NEEDS") != "toys":
+                raise ValueError(f"toys: '{toy}' is no figure of made-up data")
         for run in self.runs.values():
             self._check_run(run)
         if self.hyperparameters == PUBLISHED and self.published is None:
@@ -398,6 +457,18 @@ class Study(Checked):
     def protocol_of(self, name: str) -> Protocol:
         """The protocol of a run."""
         return self.runs[name].protocol
+
+    def poolings(self) -> list[str]:
+        """The poolings beside the protocol's own that some way of retrieval looks at."""
+        wanted = {r.pooling for r in self.retrieval.values() if r.pooling}
+        return sorted({"average", "max"} if "average_max" in wanted else wanted)
+
+    def shown(self, kind: str) -> list[str]:
+        """The plug-ins of a kind, tables or figures, that the study has something for: what a file's NEEDS names."""
+        needs = {name: plugins.literal(kind, name, "NEEDS") for name in plugins.names(kind)}
+        return [
+            n for n, key in needs.items() if key is None or (n in self.toys if key == "toys" else getattr(self, key))
+        ]
 
     def teacher_of(self, name: str) -> str | None:
         """The run whose finished models a run learns from: on the same level if it is there, or the study's own."""

@@ -37,12 +37,18 @@ PROVENANCE = {
 
 
 def write(
-    folder: Path, *, methods: Sequence[str] = NAMES[:5], datasets: int = 2, seeds: int = 3, trials: int = 6
+    folder: Path,
+    *,
+    methods: Sequence[str] = NAMES[:5],
+    datasets: int = 2,
+    seeds: int = 3,
+    trials: int = 6,
+    selection: Sequence[dict] = (),
 ) -> Path:
     """Write a study of these methods and so many data sets; give the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     places = [(f"birds{i}", name) for i in range(1, datasets + 1) for name in methods]
-    _write(folder / "metrics.csv", "study,dataset,method,seed,fold,embedding,metric,value,n_queries",
+    _write(folder / "metrics.csv", "study,dataset,method,seed,fold,embedding,retrieval,metric,value,n_queries",
            _metrics(places, seeds))  # fmt: skip
     _write(
         folder / "trials.csv",
@@ -63,6 +69,9 @@ def write(
         _best(places, trials),
     )
     _write(folder / "costs.csv", "dataset,method,stage,device_type,jobs,hours", _costs(places, seeds, trials))
+    _write(
+        folder / "selection.csv", "dataset,method,seed,fold,step,validation,chosen,precision_at_1,map_at_r", selection
+    )
     _write(folder / "published.csv", "dataset,embedding,method,metric,mean,half_width,source,note,reason", [])
     (folder / "study.json").write_text(json.dumps(_study(methods, datasets)))
     return folder
@@ -177,6 +186,8 @@ def _study(names, datasets):
             for i in range(1, datasets + 1)
         ],
         "factors": [],
+        "retrieval": {},
+        "pairs": {},
         "methods": [
             {
                 "name": name, "title": METHODS[name][0], "ranges": {} if name == "pretrained" else RANGES,

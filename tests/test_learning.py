@@ -17,7 +17,7 @@ from dml.trial import Trial
 NAMES = [name for name in plugins.names("methods") if plugins.load_class("methods", name, Method).trains]
 PROTOCOL = Protocol(
     trunk="convnet", embedding_size=64, freeze_batchnorm="nothing", resize=24, crop_size=20, crop_scale=[0.7, 1.0],
-    flip=0.0, learning_rate=1e-3, batch_size=32, epoch_steps=20, max_epochs=4, evaluate_every=2, patience=9,
+    flip=0.0, learning_rate=1e-3, batch_size=32, epoch_steps=20, max_epochs=8, evaluate_every=2, patience=9,
 )  # fmt: skip
 
 

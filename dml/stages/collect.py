@@ -16,10 +16,13 @@ def main(
     best: list[Path],
     folds: list[Path],
     papers: Path,
+    spaces: list[Path],
+    selections: list[Path],
     output: Path,
 ) -> None:
     """Write metrics.csv (`output`) and the tables beside it; `papers` is the folder of published numbers."""
-    collect(load_study(study, images), name, measured, histories, best, folds, papers, output.parent)
+    checked = load_study(study, images)
+    collect(checked, name, measured, histories, best, folds, papers, output.parent, spaces, selections)
 
 
 if __name__ == "__main__":
@@ -33,5 +36,7 @@ if __name__ == "__main__":
         best=[Path],
         folds=[Path],
         papers=Path,
+        spaces=[Path],
+        selections=[Path],
         output=Path,
     )

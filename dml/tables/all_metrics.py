@@ -32,7 +32,7 @@ def build(results: Results) -> pd.DataFrame:
     A method without any value has a single row for each embedding that gives its `failure`.
     """
     rows = []
-    measured = list(dict.fromkeys(results.metrics["metric"]))
+    measured = list(dict.fromkeys(results.metrics.loc[results.metrics["embedding"].isin(EMBEDDINGS), "metric"]))
     queries = results.metrics.groupby(["dataset", "method"])["n_queries"].max()
     for dataset in results.datasets:
         ranking = ranked_methods(results, dataset)

@@ -26,7 +26,9 @@ def build(results: Results) -> pd.DataFrame:
     """One row for each data set, method, seed and fold; `measuring_seconds` are those of all folds of the seed."""
     embedding, metric = RANKING
     m = results.metrics
-    values = m[(m["embedding"] == embedding) & (m["metric"] == metric)].rename(columns={"value": metric})
+    values = m[(m["embedding"] == embedding) & (m["metric"] == metric) & (m["retrieval"] == "")].rename(
+        columns={"value": metric}
+    )
     keys = ["dataset", "method", "seed", "fold"]
     table = results.runs.merge(values[[*keys, metric]], on=keys, how="left", validate="one_to_one")
     order = {name: n for n, name in enumerate([*results.datasets, *results.titles])}

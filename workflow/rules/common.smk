@@ -253,6 +253,12 @@ def given_values(wildcards):
     return json.dumps((GIVEN or {}).get((wildcards.dataset, wildcards.method)))
 
 
+def of_all_seeds(file):
+    """A file of every seed of every run."""
+    folders = [RUN.format(dataset=dataset, method=method) for dataset, method in RUNS]
+    return [f"{folder}/seeds/{seed}/{file}" for folder in folders for seed in range(PROTOCOL.seeds)]
+
+
 def published_files():
     """The files of the paper whose numbers stand beside the study's."""
     folder = PUBLISHED / STUDY.published.paper if STUDY.published else None

@@ -1,7 +1,7 @@
 # From all results of the study to tables, figures and one page.
 
-TABLES = plugins.names("tables")
-FIGURES = plugins.names("figures")
+TABLES = STUDY.shown("tables")
+FIGURES = STUDY.shown("figures")
 # How `snakemake --report` shows them: a table that is not named here stands with those of accuracy, and of one without a
 # text of its own something general is said. All have one label: of a second with two values, Snakemake makes a switch.
 TABLES_ABOUT = {
@@ -23,6 +23,7 @@ OTHER_RESULTS = [
     "trials.csv",
     "curves.csv",
     "runs.csv",
+    "selection.csv",
     "best.csv",
     "costs.csv",
     "published.csv",
@@ -33,15 +34,13 @@ OTHER_RESULTS = [
 rule collect:
     input:
         study=ancient(str(STUDY_FILE)),
-        measured=[
-            f"{RESULTS}/{dataset}/{method}/seeds/{seed}/metrics.json"
-            for dataset, method in RUNS
-            for seed in range(PROTOCOL.seeds)
-        ],
+        measured=of_all_seeds("metrics.json"),
         histories=[f"{RESULTS}/{dataset}/{method}/history.json" for dataset, method in RUNS],
         best=[f"{RESULTS}/{dataset}/{method}/best.yaml" for dataset, method in RUNS],
         folds=[f"{RESULTS}/{dataset}/folds.csv" for dataset in DATASETS],
         published=published_files(),
+        spaces=of_all_seeds("space.json") if STUDY.embedding_space else [],
+        selections=of_all_seeds("selection.json") if STUDY.checkpoints else [],
     output:
         metrics=f"{RESULTS}/metrics.csv",
         others=[f"{RESULTS}/{table}" for table in OTHER_RESULTS],
@@ -61,7 +60,7 @@ rule collect:
     shell:
         "python -m dml.stages.collect --study {input.study:q} --name {params.name} --images {params.images:q} --measured {input.measured:q}"
         " --histories {input.histories:q} --best {input.best:q} --folds {input.folds:q}"
-        " --papers {params.papers:q} --output {output.metrics:q} 2> {log:q}"
+        " --papers {params.papers:q} --spaces {input.spaces:q} --selections {input.selections:q} --output {output.metrics:q} 2> {log:q}"
 
 
 rule tables:
