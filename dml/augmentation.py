@@ -22,7 +22,7 @@ _UPLOAD = 1 << 26
 def random_crops(
     heights: np.ndarray,
     widths: np.ndarray,
-    scale: tuple[float, float],
+    scale: tuple[float, float] | int,
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> np.ndarray:
@@ -31,7 +31,11 @@ def random_crops(
     torchvision's RandomResizedCrop: the area is uniform in `scale` times the image's, width / height is log-uniform in
     `ratio`, the place uniform; the first of ten attempts that fits is taken, else the largest central crop with an
     allowed ratio. An image takes 40 uniform draws of `rng` whatever comes of them: (attempt, (area, ratio, top, left)).
+
+    With a number of pixels as `scale`, boxes are squares of that side at uniform places: torchvision's RandomCrop.
     """
+    if isinstance(scale, int):
+        return _random_squares(np.asarray(heights), np.asarray(widths), scale, rng)
     draws = rng.random((len(heights), _ATTEMPTS, 4))
     image_height, image_width = np.asarray(heights)[:, None], np.asarray(widths)[:, None]
     area = image_height * image_width * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
@@ -50,10 +54,16 @@ def random_crops(
     return boxes
 
 
+def _random_squares(heights: np.ndarray, widths: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    top, left = (rng.random((len(heights), 2)) * np.stack([heights - side + 1, widths - side + 1], axis=1)).T
+    sides = np.full(len(heights), side)
+    return np.stack([top.astype(np.int64), left.astype(np.int64), sides, sides], axis=1)
+
+
 def random_views(
     images: PackedImages,
     indices: np.ndarray,
-    scale: tuple[float, float],
+    scale: tuple[float, float] | int,
     ratio: tuple[float, float],
     flip: float,
     rng: np.random.Generator,
@@ -67,7 +77,7 @@ def train_batch(
     images: PackedImages,
     indices: Sequence[int],
     crop_size: int,
-    scale: tuple[float, float],
+    scale: tuple[float, float] | int,
     ratio: tuple[float, float],
     flip: float,
     rng: np.random.Generator,

@@ -36,6 +36,13 @@ def embed_batches(
     model: "Model", batches: "Iterable[Tensor]", retrieval: "Callable[[Tensor], Tensor] | None" = None
 ) -> np.ndarray:
     """L2-normalised embeddings (N, D), float32, of the N crops of all batches, which lie on the model's device."""
+    return normalise_rows(raw_embeddings(model, batches, retrieval))
+
+
+def raw_embeddings(
+    model: "Model", batches: "Iterable[Tensor]", retrieval: "Callable[[Tensor], Tensor] | None" = None
+) -> np.ndarray:
+    """Embeddings (N, D), float32, as long as the network makes them."""
     import torch
 
     was_training = model.training
@@ -46,7 +53,7 @@ def embed_batches(
         compared = embeddings if retrieval is None else map(retrieval, embeddings)
         parts = [part.to(torch.float32, copy=True) for part in compared]
     model.train(was_training)
-    return normalise_rows(np.concatenate([part.cpu().numpy() for part in parts]))
+    return np.concatenate([part.cpu().numpy() for part in parts])
 
 
 def concatenate(embeddings: Sequence[np.ndarray]) -> np.ndarray:

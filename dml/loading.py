@@ -51,7 +51,7 @@ class Loader:
     ) -> None:
         self.images, self.order, self.rng, self.device = images, order, rng, device
         self.crop_size = protocol.crop_size
-        self.views = protocol.crop_scale, protocol.crop_ratio, protocol.flip
+        self.views = protocol.crop_scale or protocol.crop_size, protocol.crop_ratio, protocol.flip
         self.labels = torch.from_numpy(labels).to(device)
         self.way = way or way_to(device, images)
         self._resident = ResidentImages(images, self.crop_size, device) if self.way == "resident" else None

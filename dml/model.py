@@ -133,6 +133,25 @@ def save_model(model: Model, path: Path) -> str:
     return write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}))
 
 
+def save_checkpoints(states: Mapping[int, Mapping[str, Tensor]], path: Path) -> str:
+    """Write the tensors of a model after several steps, as safetensors; gives the SHA-256 of the file."""
+    from safetensors.torch import save
+
+    named = {f"{step}/{name}": tensor for step, state in states.items() for name, tensor in state.items()}
+    return write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in named.items()}))
+
+
+def load_checkpoints(path: Path) -> dict[int, dict[str, Tensor]]:
+    """What `save_checkpoints` wrote: step -> name -> tensor."""
+    from safetensors.torch import load_file
+
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        step, _, name = key.partition("/")
+        states.setdefault(int(step), {})[name] = tensor
+    return dict(sorted(states.items()))
+
+
 def load_model(path: Path, record: Mapping[str, Any]) -> Model:
     """A finished model that `save_model` wrote, from its file and its record.
 

@@ -140,16 +140,16 @@ def neighbours(
     ValueError for lengths or widths that do not fit together, for NaN or infinite embeddings, and if no query at all
     has a positive.
     """
-    embeddings, labels = _checked("embeddings", embeddings, "labels", labels)
+    embeddings, labels = checked("embeddings", embeddings, "labels", labels)
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels belong together: give both, or neither for self-retrieval")
     gallery_is_queries = gallery is None
     if gallery_is_queries:
         gallery, gallery_labels = embeddings, labels
     else:
-        gallery, gallery_labels = _checked("gallery", gallery, "gallery_labels", gallery_labels)
+        gallery, gallery_labels = checked("gallery", gallery, "gallery_labels", gallery_labels)
 
-    classes = _Classes.of(labels, gallery_labels)
+    classes = Classes.of(labels, gallery_labels)
     n_positives = classes.sizes[classes.of_query] - gallery_is_queries
     queries = np.flatnonzero(n_positives > 0)
     if len(queries) == 0:
@@ -180,25 +180,25 @@ def nearest(embeddings: np.ndarray, queries: np.ndarray, k: int, gallery: np.nda
     `queries` are positions in `embeddings` (N, D). Distance, ties and self-retrieval follow the rules of `neighbours`.
     ValueError if the gallery holds fewer than k items besides the query.
     """
-    embeddings = _checked_embeddings("embeddings", embeddings)
+    embeddings = checked_embeddings("embeddings", embeddings)
     gallery_is_queries = gallery is None
-    gallery = embeddings if gallery_is_queries else _checked_embeddings("gallery", gallery)
+    gallery = embeddings if gallery_is_queries else checked_embeddings("gallery", gallery)
     if not 1 <= k <= len(gallery) - gallery_is_queries:
         raise ValueError(f"k: {k} neighbours asked for; expected 1 to {len(gallery) - gallery_is_queries}")
 
-    blocks = _distance_blocks(np.asarray(queries, dtype=np.int64), embeddings, gallery, gallery_is_queries)
-    found = [_first(k, row) for _, distances in blocks for row in distances]
+    blocks = distance_blocks(np.asarray(queries, dtype=np.int64), embeddings, gallery, gallery_is_queries)
+    found = [first_of(k, row) for _, distances in blocks for row in distances]
     return np.array(found, dtype=np.int64).reshape(-1, k)
 
 
-def _checked(name: str, embeddings: np.ndarray, labels_name: str, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    embeddings, labels = _checked_embeddings(name, embeddings), np.asarray(labels)
+def checked(name: str, embeddings: np.ndarray, labels_name: str, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    embeddings, labels = checked_embeddings(name, embeddings), np.asarray(labels)
     if labels.shape != (len(embeddings),):
         raise ValueError(f"{labels_name}: shape {labels.shape}; expected one per row of {name}, ({len(embeddings)},)")
     return embeddings, labels
 
 
-def _checked_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
+def checked_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
     embeddings = np.asarray(embeddings)
     if embeddings.dtype.kind != "f":
         embeddings = embeddings.astype(np.float64)
@@ -214,7 +214,7 @@ def _checked_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Classes:
+class Classes:
     """The gallery indices of each class, ascending, one class after the other, and the class of each query."""
 
     by_class: np.ndarray
@@ -259,7 +259,7 @@ def _count(
     embeddings: np.ndarray,
     gallery: np.ndarray,
     offsets: np.ndarray,
-    classes: _Classes,
+    classes: Classes,
     gallery_is_queries: bool,
     threads: int,
 ) -> np.ndarray:
@@ -331,7 +331,7 @@ def _count_on_gpu(
     embeddings: np.ndarray,
     gallery: np.ndarray,
     offsets: np.ndarray,
-    classes: _Classes,
+    classes: Classes,
     gallery_is_queries: bool,
     device: str,
 ) -> np.ndarray | None:
@@ -383,7 +383,7 @@ def _multiply_part(a: np.ndarray, b: np.ndarray, depth: int, out: np.ndarray) ->
     np.add(total, np.matmul(a[:, last], b[last], out=part), out=out)
 
 
-def _distance_blocks(
+def distance_blocks(
     queries: np.ndarray, embeddings: np.ndarray, gallery: np.ndarray, gallery_is_queries: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some queries (b,) at a time and their squared distances (b, G), float32, to the gallery; infinite to themselves.
@@ -415,7 +415,7 @@ def _distance_blocks(
         yield block, distances
 
 
-def _first(k: int, distances: np.ndarray) -> np.ndarray:
+def first_of(k: int, distances: np.ndarray) -> np.ndarray:
     """The indices (k,) of the k smallest distances (G,), in order."""
     candidates = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1])
     return candidates[np.argsort(distances[candidates], kind="stable")[:k]]

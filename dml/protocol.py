@@ -81,9 +81,10 @@ class Protocol(Checked):
     # the pixels
     resize: int = Field(default=256, ge=1, description="shorter side of every image, pixels")
     crop_size: int = Field(default=227, ge=1, description="side of the square that the trunk sees, pixels")
-    crop_scale: Pair = Field(
+    crop_scale: Pair | None = Field(
         default=[0.16, 1.0],
-        description="area of a training crop as a share of the image (the paper's code; its prose gives side lengths)",
+        description="area of a training crop as a share of the image (the paper's code; its prose gives side lengths); "
+        "null: crops of crop_size pixels at random places, which are not resized",
     )
     crop_ratio: Pair = Field(default=[0.75, 1.33], description="width / height of a training crop")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip in training")
@@ -163,8 +164,8 @@ class Protocol(Checked):
 
     @field_validator("crop_scale", "crop_ratio")
     @classmethod
-    def _ordered(cls, pair: list[float]) -> list[float]:
-        if not 0 < pair[0] <= pair[1]:
+    def _ordered(cls, pair: list[float] | None) -> list[float] | None:
+        if pair is not None and not 0 < pair[0] <= pair[1]:
             raise ValueError(f"expected two numbers with 0 < low <= high, not {pair}")
         return pair
 
@@ -186,7 +187,7 @@ class Protocol(Checked):
             )
         if self.pooling == "token" and plugins.literal("trunks", self.trunk, "POOLING") != "token":
             raise ValueError(f"pooling: {self.trunk} has no class token: choose average, max, average_max or gem")
-        if self.crop_scale[1] > 1:
+        if self.crop_scale and self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale {self.crop_scale} is a share of the image's area: at most 1")
         if self.batch_part and self.batch_part < self.batch_size and self.freeze_batchnorm == "nothing":
             raise ValueError(

@@ -19,7 +19,10 @@ EMBEDDING_CODE = [
 ]
 EVALUATION_CODE = [
     *EMBEDDING_CODE,
-    *(Path(__file__).parent / f"{name}.py" for name in ("counting", "counting_on_gpu", "measuring", "neighbours")),
+    *(
+        Path(__file__).parent / f"{name}.py"
+        for name in ("binary", "counting", "counting_on_gpu", "measuring", "neighbours", "reranking")
+    ),
 ]
 USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies")
 """What users are to change; studies have fingerprints of their own."""

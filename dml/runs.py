@@ -15,7 +15,7 @@ from dml.downloading import check_file
 from dml.embedding import BATCH_SIZE
 from dml.images import PackedImages
 from dml.leasing import lease_of_this_process
-from dml.model import Model, load_model
+from dml.model import Model, load_model, save_checkpoints
 from dml.protocol import Protocol
 from dml.record import provenance, read_json, training_code
 from dml.seeds import derive_seed
@@ -50,14 +50,15 @@ class Data:
 def run_fold(
     trial: Trial, protocol: Protocol, data: Data, fold: int, run: tuple[str, int], device: str, threads: int,
     state: Path | None = None, failure: str | None = None, searched_with: Mapping[str, str | None] | None = None,
-    teacher: Path | None = None,
+    teacher: Path | None = None, checkpoints: Path | None = None,
 ) -> tuple[Model, dict[str, Any]]:  # fmt: skip
     """Train one fold; give its model and everything there is to know about how it came about.
 
     `run` is ("search", trial) or ("final", seed): with the fold it names the seed, which is the same for all methods,
     so that they can be compared in pairs. `state` is the file from which an interrupted training goes on. With a
     `failure` nothing is trained and the record says why. `teacher` is the file of the finished model that the method
-    learns from; where that one failed, nothing is trained either. ValueError if a search was made with other code,
+    learns from; where that one failed, nothing is trained either. `checkpoints` is where the models of all validations
+    are written, if they are wanted. ValueError if a search was made with other code,
     data, weights or protocol (`searched_with`) than the training would be.
     """
     torch.set_num_threads(threads)
@@ -91,11 +92,14 @@ def run_fold(
             outcome = train(
                 trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device,
                 Checkpoint(state, identity), load_model(teacher, of_teacher) if of_teacher else None,
+                checkpoints is not None,
             )  # fmt: skip
     else:
         torch.manual_seed(derive_seed(seed, "model"))
         model = Model(protocol, method_class_of(trial).trains, data.weights)
         outcome = Outcome(model, None, 0, 0, [], failure, 0.0, [])
+    if checkpoints is not None:
+        save_checkpoints(outcome.kept, checkpoints)
     return outcome.model, {
         "dataset": data.dataset,
         "method": trial.method,

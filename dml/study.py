@@ -458,10 +458,11 @@ class Study(Checked):
         """The protocol of a run."""
         return self.runs[name].protocol
 
-    def poolings(self) -> list[str]:
-        """The poolings beside the protocol's own that some way of retrieval looks at."""
-        wanted = {r.pooling for r in self.retrieval.values() if r.pooling}
-        return sorted({"average", "max"} if "average_max" in wanted else wanted)
+    def views(self) -> list[str]:
+        """What is kept of the test images beside their embeddings, for other ways of retrieval."""
+        ways = self.retrieval.values()
+        wanted = {way.pooling or "raw" for way in ways if way.pooling or way.beta}
+        return sorted(wanted - {"average_max"} | ({"average", "max"} if "average_max" in wanted else set()))
 
     def shown(self, kind: str) -> list[str]:
         """The plug-ins of a kind, tables or figures, that the study has something for: what a file's NEEDS names."""

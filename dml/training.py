@@ -50,6 +50,8 @@ class Outcome:
     """Of all processes that worked on it, but for what was lost where one was killed."""
     resumed: list[dict]
     """Where it went on after an interruption: step, and host and device of the part before."""
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    """The model's tensors at each validation after the first step, by step, if they were to be kept."""
 
 
 def train(
@@ -62,6 +64,7 @@ def train(
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     teacher: Model | None = None,
+    keep: bool = False,
 ) -> Outcome:
     """Train on a fold's train classes, validate on its validation classes, stop early, keep the best.
 
@@ -73,7 +76,7 @@ def train(
     Equal arguments give equal results, bit for bit, on the same CPU with the same number of threads. With a
     `checkpoint` the state is saved at each validation and when a signal asks the process to stop; a later call goes on
     from there and gives the same results as one that was never interrupted. A `teacher` is the finished model that a
-    method with a TEACHER learns from.
+    method with a TEACHER learns from. With `keep` the models of all validations are kept.
     """
     checkpoint = checkpoint or Checkpoint()
     train_images, train_labels = of_classes(trainval, fold.train)
@@ -116,6 +119,8 @@ def train(
             now.total.zero_()
             if course.note(mean_loss, map_now, every, protocol):
                 now.best_model = copy.deepcopy(now.model.state_dict())
+            if keep and course.failure is None:
+                now.kept[course.step] = copy.deepcopy(now.model.state_dict())
             bar.set_postfix(loss=f"{mean_loss:.4g}", map_at_r=f"{map_now:.4f}")
             course.ended |= course.step == last_step
             checkpoint.stop_if_asked(now.state_dict)
@@ -124,7 +129,7 @@ def train(
     now.model.load_state_dict(now.best_model)
     return Outcome(
         now.model, course.score, course.best_step, course.step, course.curve, course.failure, now.seconds(),
-        course.resumed,
+        course.resumed, now.kept,
     )  # fmt: skip
 
 
@@ -188,6 +193,7 @@ class Training:
     rates: list[float]
     """The learning rates of the optimisers in the beginning."""
     course: Course | None = None
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -234,6 +240,7 @@ class Training:
         state = {
             "course": asdict(self.course) | {"seconds": self.seconds()},
             "best_model": self.best_model,
+            "kept": self.kept,
             "where": hardware(self.device),
         }
         if self.course.ended:
@@ -253,7 +260,7 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, and note that it is so."""
         self.course = Course(**state["course"])
-        self.best_model = state["best_model"]
+        self.best_model, self.kept = state["best_model"], state["kept"]
         if self.course.ended:
             print(f"was trained to its end, step {self.course.step}, before", file=sys.stderr)
             return

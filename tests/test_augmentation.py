@@ -372,3 +372,25 @@ def test_normalise_in_inference_mode_first_does_not_hinder_training():
 def test_other_channel_orders_are_refused():
     with pytest.raises(ValueError, match="'GBR'; expected 'RGB' or 'BGR'"):
         normalise(torch.zeros(1, 3, 1, 1), "GBR", (0, 0, 0), (1, 1, 1))
+
+
+# ----------------------------------------------------------------------------------------- crops that stay as they are
+
+
+def test_squares_lie_anywhere_in_the_image():
+    heights, widths = np.full(4000, 9), np.full(4000, 7)
+    boxes = random_crops(heights, widths, 6, (1.0, 1.0), np.random.default_rng(0))
+    assert (boxes[:, 2:] == 6).all()
+    places, counts = np.unique(boxes[:, :2], axis=0, return_counts=True)
+    assert places.tolist() == [[top, left] for top in range(4) for left in range(2)]
+    assert counts.min() > 400 and counts.max() < 600
+
+
+def test_crops_that_are_not_resized_are_pixels_of_the_image(trainval):
+    rng, again = np.random.default_rng(1), np.random.default_rng(1)
+    batch = train_batch(trainval, [0, 5, 9], 16, 16, (1.0, 1.0), 0.5, rng)
+    boxes, mirrored = random_views(trainval, np.array([0, 5, 9]), 16, (1.0, 1.0), 0.5, again)
+    for k, (i, (top, left, height, width)) in enumerate(zip([0, 5, 9], boxes, strict=True)):
+        pixels = trainval[i][top : top + height, left : left + width]
+        expected = pixels[:, ::-1] if mirrored[k] else pixels
+        np.testing.assert_array_equal(batch[k].permute(1, 2, 0).numpy(), expected)

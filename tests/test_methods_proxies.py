@@ -199,3 +199,35 @@ def test_products_of_hordes_moments_are_powers_of_products_of_features():
     of_a, of_b = method._moments(torch.stack([a, b])[:, None]).unbind(dim=1)
     products = (of_a * of_b).sum(dim=1) / size
     torch.testing.assert_close(products, torch.stack([(a @ b) ** 2, (a @ b) ** 3]), rtol=0.1, atol=0)
+
+
+def normalized_softmax(class_share):
+    torch.manual_seed(0)
+    return CLASSES["normalized_softmax"](40, 8, temperature=0.1, class_share=class_share)
+
+
+def test_a_share_of_the_classes_holds_those_of_the_batch():
+    labels = torch.tensor([3, 3, 7, 39])
+    method, seen = normalized_softmax(0.25), set()
+    for _ in range(200):
+        chosen = method._some_classes(labels).tolist()
+        assert len(set(chosen)) == 10 and {3, 7, 39} <= set(chosen)
+        seen |= set(chosen)
+    assert seen == set(range(40))
+
+
+def test_a_share_of_the_classes_is_a_softmax_over_those(monkeypatch):
+    embeddings, labels = torch.randn(4, 8), torch.tensor([3, 3, 7, 39])
+    method = normalized_softmax(0.25)
+    monkeypatch.setattr(method, "_some_classes", lambda labels: torch.tensor([39, 3, 5, 7]))
+    logits = F.normalize(embeddings) @ F.normalize(method.weights[[39, 3, 5, 7]]).T / 0.1
+    expected = F.cross_entropy(logits, torch.tensor([1, 1, 3, 0]))
+    torch.testing.assert_close(method(embeddings, labels), expected)
+
+
+@pytest.mark.parametrize("class_share", [0.999, 1.0])
+def test_all_classes_are_all_classes(class_share):
+    embeddings, labels = torch.randn(64, 8), torch.arange(64) % 40
+    torch.testing.assert_close(
+        normalized_softmax(class_share)(embeddings, labels), normalized_softmax(1.0)(embeddings, labels)
+    )

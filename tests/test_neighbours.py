@@ -149,7 +149,7 @@ def test_the_gpu_leaves_collapsed_embeddings_to_the_cpu():
 
 
 def _counting_arguments(embeddings, labels):
-    classes = module._Classes.of(labels, labels)
+    classes = module.Classes.of(labels, labels)
     offsets = np.concatenate([[0], np.cumsum(classes.sizes[classes.of_query] - 1)])
     return embeddings, embeddings, offsets, classes, True
 

@@ -5,6 +5,7 @@ import numpy as np
 from dml.neighbours import Neighbours
 
 TITLE = "F1"
+OF_CLUSTERS = True
 
 
 def scores(neighbours: Neighbours) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from dml.neighbours import Neighbours
 
 TITLE = "NMI"
+OF_CLUSTERS = True
 
 
 def scores(neighbours: Neighbours) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Train folds of one seed with the best trial of a closed search."""
 
-from itertools import repeat
 from pathlib import Path
 
 from dml.model import save_model
@@ -24,8 +23,11 @@ def main(
     threads: int,
     fold: list[int],
     output: list[Path],
+    output_checkpoints: list[Path],
 ) -> None:
-    """Write each fold's model, and its record beside it. `teacher`: the models of the folds that it learns from.
+    """Write each fold's model, and its record beside it; where asked, the models of all validations.
+
+    `teacher`: the models of the folds that it learns from.
 
     The state of each fold stays until `embed` has used the model: what a job that is killed has written, Snakemake
     removes.
@@ -33,10 +35,11 @@ def main(
     data = Data(dataset, trainval.with_suffix(""), folds, weights)
     best = BestTrial.load(trial)
     protocol = Study.load(study).protocol_of(best.trial.method)
-    for k, path, of_teacher in zip(fold, output, teacher or repeat(None, len(fold)), strict=True):
+    none = [None] * len(fold)
+    for k, path, of_teacher, kept in zip(fold, output, teacher or none, output_checkpoints or none, strict=True):
         model, record = run_fold(
             best.trial, protocol, data, k, ("final", seed), device, threads, path.with_suffix(".state"),
-            failure=best.failure, searched_with=best.made_by, teacher=of_teacher,
+            failure=best.failure, searched_with=best.made_by, teacher=of_teacher, checkpoints=kept,
         )  # fmt: skip
         record |= {"seed": seed, "trial": best.number, "model": save_model(model, path)}
         write_json(path.with_name("record.json"), record)
@@ -57,4 +60,5 @@ if __name__ == "__main__":
         threads=int,
         fold=[int],
         output=[Path],
+        output_checkpoints=[Path],
     )
