@@ -209,6 +209,7 @@ def _describe(study: Study, name: str, folds: Sequence[Path], runs: Sequence[dic
 def _describe_method(study: Study, method: Method, trains: bool) -> dict[str, Any]:
     return {
         "name": method.name,
+        "file": method.plugin,
         "title": _title(study, method, trains),
         "ranges": method.searched(),
         "fixed": method.fixed,

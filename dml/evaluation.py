@@ -177,17 +177,21 @@ def measure_seed(
 
 
 def measure_space(
-    models: Sequence[Path], records: Sequence[dict[str, Any]], trainval: Path, folds: Path, output: Path, device: str
-) -> None:
+    models: Sequence[Path], records: Sequence[dict[str, Any]], trainval: Path, folds: Path, output: Path, device: str,
+    threads: int,
+) -> None:  # fmt: skip
     """The geometry of the embeddings of each final model's own training classes: see `dml.embedding_space`.
 
     Centre crops, as in the test. Rows as those of `measure_seed`, with the embedding `training`.
     """
+    import torch
+
     from dml.loading import CentreCrops
     from dml.model import load_model, set_precision
     from dml.runs import resolve_device
     from dml.training import of_classes
 
+    torch.set_num_threads(threads)
     device, images, rows = resolve_device(device), PackedImages.open(trainval), []
     for model, record in zip(models, records, strict=True):
         if record["failure"] is not None:
@@ -203,16 +207,19 @@ def measure_space(
 
 def measure_checkpoints(
     checkpoints: Sequence[Path], models: Sequence[Path], records: Sequence[dict[str, Any]], test: Path, output: Path,
-    device: str,
+    device: str, threads: int,
 ) -> None:  # fmt: skip
     """P@1 and MAP@R on the test half of the models of all validations of one seed, the chosen ones marked.
 
     For one question only: how much better would results look if the test had chosen? Rows as `Results.selection`.
     """
+    import torch
+
     from dml.loading import CentreCrops
     from dml.model import load_checkpoints, load_model, set_precision
     from dml.runs import resolve_device
 
+    torch.set_num_threads(threads)
     device, images, rows = resolve_device(device), PackedImages.open(test), []
     for path, model, record in zip(checkpoints, models, records, strict=True):
         if record["failure"] is not None:

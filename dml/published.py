@@ -1,6 +1,7 @@
 """Papers' numbers beside a study's own: a folder of workflow/published/ for each paper, with its paper.yaml."""
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,8 @@ from dml.study import DEFAULTS, PUBLISHED, SEARCH, Counterpart, Run, Study
 RESULTS = ["dataset", "embedding", "method", "metric", "mean", "half_width", "source", "note", "reason"]
 """What `results` says of each published value; `reason`: why it is not comparable, else empty."""
 PLAN_OF_A_SEARCH = ("trials", "sobol_trials", "trials_per_round")
+TRAINING = "training"
+"""What `embedding` calls measures of training images: they are no shares, and not printed in percent."""
 
 
 class PaperDataset(Checked):
@@ -24,6 +27,9 @@ class PaperDataset(Checked):
     classes: int
     images: int
     protocol: dict[str, Any] = Field(default={}, description="what differs between the paper's data sets")
+    images_per_class: int | None = Field(
+        default=None, description="in a batch, of all methods, where it differs between the paper's data sets"
+    )
     constants: dict[str, dict[str, Any]] = Field(
         default={}, description="method -> hyperparameter -> value on this set"
     )
@@ -32,6 +38,9 @@ class PaperDataset(Checked):
 class PaperMethod(Checked):
     """What a method was in the paper beside its searched hyperparameters."""
 
+    file: str | None = Field(
+        default=None, description="a file of dml/methods/, where the name is another: a paper may have it twice"
+    )
     images_per_class: int | None = Field(default=None, description="in a batch; null where it is not known")
     constants: dict[str, Any] = Field(default={}, description="hyperparameter -> value, on all data sets")
     unknown: str | None = Field(default=None, description="why it cannot be done as in the paper")
@@ -41,6 +50,7 @@ class Setting(Checked):
     """One of the paper's experiments."""
 
     protocol: dict[str, Any] = Field(default={}, description="what differs between the paper's experiments")
+    unlike: str | None = Field(default=None, description="as the paper's `unlike`, of this experiment")
     datasets: dict[str, PaperDataset]
 
 
@@ -49,6 +59,9 @@ class Paper(Checked):
 
     title: str
     url: str
+    unlike: str | None = Field(
+        default=None, description="what no study does as the paper did, so that none of its values is comparable"
+    )
     protocol: dict[str, Any] = Field(description="values of a study's protocol, as the paper had them")
     methods: dict[str, PaperMethod]
     settings: dict[str, Setting]
@@ -81,14 +94,29 @@ class Paper(Checked):
             unknown = sorted(set(values.protocol) - set(Protocol.model_fields))
             if unknown:
                 raise ValueError(f"unknown protocol key '{unknown[0]}'")
-        for key in ("trials", "weight_decay"):
-            if key not in self.protocol:
-                raise ValueError(f"protocol: the key '{key}' is missing")
+        if "weight_decay" not in self.protocol:
+            raise ValueError("protocol: the key 'weight_decay' is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_exist(self) -> Self:
+        for name, method in self.methods.items():
+            plugins.source_path("methods", method.file or name)
+        for setting in self.settings.values():
+            for dataset in setting.datasets.values():
+                unknown = sorted(set(dataset.constants) - set(self.methods))
+                if unknown:
+                    raise ValueError(f"constants: '{unknown[0]}' is none of the paper's methods")
         return self
 
     def protocol_of(self, setting: str, dataset: str) -> dict[str, Any]:
         """What the paper had in one experiment on one data set."""
         return self.protocol | self.settings[setting].protocol | self.settings[setting].datasets[dataset].protocol
+
+    def constants_of(self, setting: str, dataset: str, method: str) -> dict[str, Any]:
+        """The hyperparameters of a method that the paper did not search."""
+        of_dataset = self.settings[setting].datasets[dataset].constants.get(method, {})
+        return {"loss_weight_decay": self.protocol["weight_decay"]} | self.methods[method].constants | of_dataset
 
 
 def check_counterpart(study: Study, study_file: Path, published: Path) -> None:
@@ -139,7 +167,8 @@ def origin_of(study: Study) -> str:
 def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
     """The published values of the study's data sets and methods: rows with the columns `RESULTS`, values as shares.
 
-    `counts`: data set -> its number of classes and of images. Empty for a study without a counterpart.
+    (Those of training images are what they are.) `counts`: data set -> its number of classes and of images. Empty for a
+    study without a counterpart.
     """
     if study.published is None:
         return []
@@ -153,11 +182,13 @@ def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]
         if row["dataset"] in used and row["method"] in {method.name for method in study.methods}:
             of_paper = ranges.get((row["dataset"], row["method"]), {})
             own = [
+                *_other_origin(study, row["method"], of_paper),
                 *_other_search(study, row["method"], of_paper, paper),
                 *_other_constants(study, row["dataset"], row["method"], of_paper, paper),
             ]
             reasons = [*of_datasets[row["dataset"]], *own]
-            shares = {key: float(row[key]) / 100 if row[key] else "" for key in ("mean", "half_width")}
+            scale = 1 if row["embedding"] == TRAINING else 100
+            shares = {key: float(row[key]) / scale if row[key] else "" for key in ("mean", "half_width")}
             rows.append({key: row[key] for key in RESULTS if key in row} | shares | {"reason": "; ".join(reasons)})
     return rows
 
@@ -179,12 +210,20 @@ def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, d
             raise ValueError(f"{file}: expected data set -> method -> hyperparameter -> value")
         _refuse_surplus(study, file, values)
         return file, values
-    file = published / study.published.paper / "hyperparameters.csv"
-    values: dict = {}
-    for row in _rows(file, study.published.setting):
-        number = int(row["best"]) if row["integer"] == "true" else float(row["best"])
-        values.setdefault(row["dataset"], {}).setdefault(row["method"], {})[row["parameter"]] = number
-    return file, values
+    folder, setting = published / study.published.paper, study.published.setting
+    return folder, _values_of_the_paper(Paper.of(study.published, published), folder, setting)
+
+
+def _values_of_the_paper(paper: Paper, folder: Path, setting: str) -> dict[str, dict[str, dict]]:
+    """What the paper held constant, and the best values of what it searched."""
+    values = {
+        dataset: {method: paper.constants_of(setting, dataset, method) for method in paper.methods}
+        for dataset in paper.settings[setting].datasets
+    }
+    for (dataset, method), of_method in _published_ranges(folder, setting).items():
+        for name, row in of_method.items():
+            values[dataset][method][name] = int(row["best"]) if row["integer"] == "true" else float(row["best"])
+    return values
 
 
 def _refuse_surplus(study: Study, file: Path, values: Mapping[str, Mapping[str, Mapping]]) -> None:
@@ -230,8 +269,8 @@ def _differences(study: Study, paper: Paper, dataset: str, counts: tuple[int, in
     """What is not as in the paper, and makes values of a data set incomparable."""
     own, theirs = study.protocol.model_dump(), paper.protocol_of(study.published.setting, dataset)
     searched = study.hyperparameters == SEARCH
-    found = [] if searched or study.hyperparameters == PUBLISHED else ["the hyperparameters are of another origin"]
-    in_paper = paper.settings[study.published.setting].datasets[dataset]
+    setting = paper.settings[study.published.setting]
+    found, in_paper = [reason for reason in (paper.unlike, setting.unlike) if reason], setting.datasets[dataset]
     if counts != (in_paper.classes, in_paper.images):
         found.append(f"{counts[0]} classes with {counts[1]} images, not {in_paper.classes} with {in_paper.images}")
     compared = {key: value for key, value in theirs.items() if searched or key not in PLAN_OF_A_SEARCH}
@@ -240,12 +279,14 @@ def _differences(study: Study, paper: Paper, dataset: str, counts: tuple[int, in
 
 
 def _agrees(own: Any, theirs: Any) -> bool:
-    """Whether a value is the paper's; of nested values those that the paper's has; hashes may be cut short."""
+    """Whether a value is the paper's; of nested ones what the paper's has. Hashes and bounds may be cut short."""
     if isinstance(theirs, dict):
         return isinstance(own, dict) and all(
             str(own.get(key)).startswith(str(value)) or str(value).startswith(str(own.get(key)))
             for key, value in theirs.items()
         )
+    if isinstance(own, list) and isinstance(theirs, list) and len(own) == len(theirs):
+        return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(own, theirs, strict=True))
     return own == theirs
 
 
@@ -253,16 +294,25 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return f"sha256 {value['sha256'][:9]}" if value.get("sha256") else value["file"]
     if isinstance(value, list):
-        return " to ".join(f"{number:g}" for number in value)
+        between = " to " if any(isinstance(number, float) for number in value) else ", "  # bounds, or epochs
+        return between.join(f"{number:g}" for number in value) or "none"
     return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _published_ranges(folder: Path, setting: str) -> dict[tuple[str, str], dict[str, dict[str, str]]]:
-    """(data set, method) -> hyperparameter -> the row of hyperparameters.csv."""
+    """(data set, method) -> hyperparameter -> the row of hyperparameters.csv, which a paper without searches lacks."""
     found: dict = {}
-    for row in _rows(folder / "hyperparameters.csv", setting):
+    file = folder / "hyperparameters.csv"
+    for row in _rows(file, setting) if file.exists() else []:
         found.setdefault((row["dataset"], row["method"]), {})[row["parameter"]] = row
     return found
+
+
+def _other_origin(study: Study, method: str, theirs: Mapping[str, Mapping[str, str]]) -> Iterable[str]:
+    """That hyperparameters come from where a search, or values that could be compared, cannot be told."""
+    told = (SEARCH, PUBLISHED) if theirs else (SEARCH, PUBLISHED, DEFAULTS)
+    if study.hyperparameters not in told and study.method(method).search_ranges():
+        yield "the hyperparameters are of another origin"
 
 
 def _other_search(study: Study, method: str, theirs: Mapping[str, Mapping[str, str]], paper: Paper) -> Iterable[str]:
@@ -278,7 +328,7 @@ def _other_search(study: Study, method: str, theirs: Mapping[str, Mapping[str, s
         elif not _same_range(own[name], theirs[name]):
             yield f"{name} is searched in other bounds than {theirs[name]['low']} to {theirs[name]['high']}"
     trials = {int(row["trials"]) for row in theirs.values()} - {study.trials(method)}
-    if trials and study.protocol.trials == paper.protocol["trials"]:  # else said once, for all methods
+    if trials and study.protocol.trials == paper.protocol.get("trials"):  # else said once, for all methods
         yield f"trials are {study.trials(method)}, not {trials.pop()}"
 
 
@@ -286,17 +336,21 @@ def _other_constants(
     study: Study, dataset: str, method: str, theirs: Mapping[str, Mapping[str, str]], paper: Paper
 ) -> Iterable[str]:
     """How a method differs from the paper's in what is not searched."""
-    entry, known = study.method(method), paper.methods[method]
+    entry, known, setting = study.method(method), paper.methods[method], study.published.setting
+    if entry.plugin != (known.file or method):
+        yield f"it is another method than {known.file or method}"
+        return
     if known.unknown:
         yield known.unknown
-    if known.images_per_class not in (None, entry.images_of_a_class()):
-        yield f"images_per_class is {entry.images_of_a_class()}, not {known.images_per_class}"
-    of_dataset = paper.settings[study.published.setting].datasets[dataset].constants.get(method, {})
-    constants = {"loss_weight_decay": paper.protocol["weight_decay"]} | known.constants | of_dataset
-    own = plugins.constructor_defaults("methods", method) | entry.fixed
+    images_per_class = paper.settings[setting].datasets[dataset].images_per_class or known.images_per_class
+    if images_per_class not in (None, entry.images_of_a_class()):
+        yield f"images_per_class is {entry.images_of_a_class()}, not {images_per_class}"
+    constants = paper.constants_of(setting, dataset, method)
+    own = plugins.constructor_defaults("methods", entry.plugin) | entry.fixed
+    own = {name: value for name, value in own.items() if name not in entry.search_ranges()}
+    if study.hyperparameters == DEFAULTS and not theirs:
+        own |= entry.defaults()
     for name, value in sorted(own.items()):
-        if name in entry.search_ranges():
-            continue
         if name in theirs and study.hyperparameters != SEARCH and value != float(theirs[name]["best"]):
             yield f"{name} is {value}, not {theirs[name]['best']}"
         elif name not in theirs and name not in constants:

@@ -30,7 +30,9 @@ def pytest_configure(config):
     config.stash[MEASURED] = {}
 
 
-LONGEST = ("test_slurm", "test_workflow", "test_survival", "test_workflow_benchmarks", "test_trunks")
+LONGEST = (
+    "test_slurm", "test_workflow", "test_workflow_field", "test_survival", "test_workflow_benchmarks", "test_trunks",
+)  # fmt: skip
 """Files of tests that take minutes: first, so that what runs beside them is not waited for in the end."""
 
 

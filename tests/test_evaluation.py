@@ -14,14 +14,24 @@ import pytest
 import reference_ranking
 import torch
 
-from dml.evaluation import embed_test, load_embeddings, measure_seed
+from dml.embedding import embed, normalise_rows
+from dml.embedding_space import describe
+from dml.evaluation import compared, embed_test, load_embeddings, measure_checkpoints, measure_seed, measure_space
 from dml.files import write_bytes
 from dml.gallery import THUMBNAIL, gallery, thumbnail
 from dml.images import PackedImages
-from dml.model import Model, save_model
+from dml.measuring import measure
+from dml.methods.a_bier import ABIER
+from dml.model import Model, Pooling, load_model, save_checkpoints, save_model
+from dml.neighbours import neighbours
 from dml.protocol import Weights
 from dml.record import embedding_code, write_json
+from dml.reranking import reranked
+from dml.splits import read_folds
 from dml.stages.gallery import main as write_gallery
+from dml.study import Rerank, Retrieval
+from dml.training import of_classes, train
+from dml.trial import Trial
 
 FOLDS = 3
 
@@ -240,6 +250,184 @@ def test_the_seed_decides_the_clustering_and_nothing_else(tmp_path, stripes_data
     other, (found, _) = json.loads((tmp_path / "other.json").read_text()), measured
     changed = {a["metric"] for a, b in zip(found["metrics"], other["metrics"], strict=True) if a != b}
     assert changed and changed <= {"nmi", "ami", "f1"}
+
+
+# ---------------------------------------------------------------------------------------------- other ways of retrieval
+
+
+@pytest.fixture
+def raw(tmp_path, held_out):
+    """Folders as `embed_test` leaves them, with all views: files, and raw embeddings by view."""
+    rng, files, arrays = np.random.default_rng(1), [], []
+    for k in range(FOLDS):
+        folder = tmp_path / f"fold{k}"
+        folder.mkdir()
+        centres = rng.normal(size=(20, 6))[held_out.labels]
+        kinds = ("raw", "average", "max")
+        views = {view: (centres + rng.normal(size=centres.shape)).astype(np.float32) for view in kinds}
+        sums = {}
+        for name, array in {**views, "embeddings": normalise_rows(views["raw"])}.items():
+            np.save(folder / f"{name}.npy", array)
+            sums[name] = hashlib.sha256((folder / f"{name}.npy").read_bytes()).hexdigest()
+        made = {"sha256": sums.pop("embeddings"), "views": sums, "model": f"model embeddings{k}"}
+        made |= {"code": embedding_code(), "test": held_out.fingerprint, "seconds": 1.0, "provenance": {}}
+        write_json(folder / "embeddings.json", made)
+        files.append(folder / "embeddings.npy")
+        arrays.append(views)
+    return files, arrays
+
+
+def unit(vectors):
+    return vectors / np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+
+
+WAYS = {
+    "max": (Retrieval(title="Max", pooling="max"), lambda views: unit(views["max"])),
+    "mixed": (Retrieval(title="Both", pooling="average_max"), lambda views: unit(views["average"] + views["max"])),
+    "beta": (Retrieval(title="Beta", beta=0.5), lambda views: unit(views["raw"]) + 0.5 * views["raw"]),
+    "binary": (Retrieval(title="Binary", binary=True), lambda views: (views["raw"] > 0).astype(np.float32)),
+    "both": (
+        Retrieval(title="Max, beta", pooling="max", beta=2.0), lambda views: unit(views["max"]) + 2 * views["max"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_other_ways_of_retrieval_compare_what_they_say(name, raw):
+    (files, arrays), (way, expected) = raw, WAYS[name]
+    folds, joined = compared(files, way)
+    for found, views in zip(folds, arrays, strict=True):
+        np.testing.assert_allclose(found, expected(views), rtol=1e-5, atol=1e-6)
+    side_by_side = np.concatenate([expected(views) for views in arrays], axis=1)
+    if not (way.beta or way.binary):
+        side_by_side /= np.sqrt(FOLDS)
+    np.testing.assert_allclose(joined, side_by_side, rtol=1e-5, atol=1e-6)
+
+
+def test_other_ways_of_retrieval_are_measured_beside_the_plain_one(tmp_path, stripes_data, held_out, records, raw):
+    ways = {name: way for name, (way, _) in WAYS.items()}
+    ways["again"] = Retrieval(title="Again", rerank=Rerank(k1=4, k2=2))
+    measure_seed(raw[0], records, stripes_data.test, tmp_path / "m.json", tmp_path / "q.npz", ways)
+    rows = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert {row["retrieval"] for row in rows} == {"", *ways}
+    metrics = {name: {row["metric"] for row in rows if row["retrieval"] == name} for name in ("", *ways)}
+    assert all(metrics[name] == metrics[""] - {"nmi", "ami", "f1"} for name in ways)
+    values = {
+        (row["retrieval"], row["fold"]): row["value"]
+        for row in rows
+        if (row["embedding"], row["metric"]) == ("separated", "map_at_r")
+    }
+    for name, (_, expected) in WAYS.items():
+        for k, views in enumerate(raw[1]):
+            of_loops = reference_ranking.retrieval_metrics(expected(views), held_out.labels)["map_at_r"]
+            assert values[name, k] == pytest.approx(np.mean(of_loops), abs=1e-6), (name, k)
+    assert values["again", 0] == np.mean(
+        measure(reranked(unit(raw[1][0]["raw"]), held_out.labels, k1=4, k2=2), clusters=False)["map_at_r"]
+    )
+
+
+@pytest.mark.parametrize("values", [{}, {"binary": True, "beta": 0.1}, {"pooling": "token"}])
+def test_a_way_of_retrieval_that_makes_no_sense_is_refused(values):
+    with pytest.raises(ValueError, match="Nothing"):
+        Retrieval.check({"title": "Nothing"} | values, "Nothing")
+
+
+def test_views_are_embedded_beside_the_embeddings(tmp_path, protocol, stripes_data, held_out):
+    settings = protocol.model_copy(update={"head_layernorm": True})
+    torch.manual_seed(1)
+    model = Model(settings, has_head=True)
+    record = {"protocol": settings.training_values(), "embedding_size": 8, "failure": None, "plugin": "contrastive"}
+    record["model"] = save_model(model, tmp_path / "model.safetensors")
+    views = ["average", "max", "raw"]
+    embed_test(tmp_path / "model.safetensors", record, stripes_data.test, tmp_path / "e.npy", "cpu", 1, views)
+    found = {view: load_embeddings(tmp_path / "e.npy", view) for view in views}
+    np.testing.assert_array_equal(found["raw"], found["average"])  # which is the pooling of the protocol
+    np.testing.assert_array_equal(load_embeddings(tmp_path / "e.npy"), normalise_rows(found["raw"]))
+    model.pooling = Pooling("max", learns=False)
+    np.testing.assert_allclose(normalise_rows(found["max"]), embed(model, held_out, 16), atol=1e-6)
+    (tmp_path / "max.npy").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="max.npy"):
+        load_embeddings(tmp_path / "e.npy", "max")
+
+
+def test_images_are_compared_by_what_their_method_compares_them_by(tmp_path, protocol, stripes_data):
+    torch.manual_seed(1)
+    settings = protocol.model_copy(update={"embedding_size": 16})
+    model, embeddings = Model(settings, has_head=True), {}
+    record = {"protocol": settings.training_values(), "embedding_size": 16, "failure": None}
+    record["model"] = save_model(model, tmp_path / "model.safetensors")
+    for plugin in ("a_bier", "contrastive", None):
+        file = tmp_path / f"{plugin}.npy"
+        embed_test(tmp_path / "model.safetensors", record | {"plugin": plugin}, stripes_data.test, file, "cpu", 1)
+        embeddings[plugin] = load_embeddings(file)
+    np.testing.assert_array_equal(embeddings["contrastive"], embeddings[None])
+    expected = ABIER.retrieval(torch.from_numpy(embeddings[None])).numpy()
+    np.testing.assert_allclose(embeddings["a_bier"], normalise_rows(expected), atol=1e-5)
+    assert not np.allclose(embeddings["a_bier"], embeddings[None], atol=0.01)
+
+
+# ------------------------------------------------------------------------------ training classes, and other checkpoints
+
+
+@pytest.fixture
+def finals(tmp_path, protocol, stripes_data, trainval):
+    """Final models of two folds as `train_final` leaves them, the models of all validations, and their records."""
+    models, checkpoints, records = [], [], []
+    trial = Trial(method="contrastive", images_per_class=4, parameters={"pos_margin": 0.0, "neg_margin": 0.8})
+    for k in (0, 2):
+        outcome = train(trial, protocol, trainval, read_folds(stripes_data.folds)[k], seed=k, keep=True)
+        models.append(tmp_path / f"fold{k}.safetensors")
+        checkpoints.append(tmp_path / f"checkpoints{k}.safetensors")
+        save_checkpoints(outcome.kept, checkpoints[-1])
+        records.append({
+            "dataset": "stripes", "method": "contrastive", "plugin": "contrastive", "seed": 3, "fold": k,
+            "failure": None, "protocol": protocol.training_values(), "model": save_model(outcome.model, models[-1]),
+            "curve": outcome.curve, "best_step": outcome.best_step,
+        })  # fmt: skip
+    return models, checkpoints, records
+
+
+def test_the_geometry_is_that_of_each_model_s_training_classes(tmp_path, finals, protocol, stripes_data, trainval):
+    models, _, records = finals
+    measure_space(models, records, stripes_data.trainval, stripes_data.folds, tmp_path / "space.json", "cpu", 1)
+    found = json.loads((tmp_path / "space.json").read_text())
+    assert (found["dataset"], found["method"], found["seed"]) == ("stripes", "contrastive", 3)
+    for model, record in zip(models, records, strict=True):
+        images, labels = of_classes(trainval, read_folds(stripes_data.folds)[record["fold"]].train)
+        expected = describe(embed(load_model(model, record), images, protocol.crop_size), labels)
+        rows = [row for row in found["metrics"] if row["fold"] == record["fold"]]
+        assert {row["metric"]: row["value"] for row in rows} == pytest.approx(expected)
+        places = {(row["embedding"], row["retrieval"], row["n_queries"]) for row in rows}
+        assert places == {("training", "", len(labels))}
+
+
+def test_the_models_of_all_validations_are_measured(tmp_path, finals, protocol, stripes_data, held_out):
+    models, checkpoints, records = finals
+    measure_checkpoints(checkpoints, models, records, stripes_data.test, tmp_path / "selection.json", "cpu", 1)
+    rows = json.loads((tmp_path / "selection.json").read_text())
+    assert [(row["fold"], row["step"]) for row in rows] == [(0, 2), (0, 4), (2, 2), (2, 4)]
+    for model, record in zip(models, records, strict=True):
+        own = [row for row in rows if row["fold"] == record["fold"]]
+        assert [row["validation"] for row in own] == [point["map_at_r"] for point in record["curve"][1:]]
+        (chosen,) = [row for row in own if row["chosen"]]
+        assert chosen["step"] == record["best_step"]
+        embeddings = embed(load_model(model, record), held_out, protocol.crop_size)
+        expected = measure(neighbours(embeddings, held_out.labels), clusters=False)
+        assert chosen["map_at_r"] == np.mean(expected["map_at_r"])
+        assert chosen["precision_at_1"] == np.mean(expected["precision_at_1"])
+    assert len({row["map_at_r"] for row in rows}) > 2
+
+
+def test_of_a_failed_training_neither_is_measured(tmp_path, finals, stripes_data):
+    models, checkpoints, records = finals
+    failed = [record | {"failure": "diverged"} for record in records]
+    measure_space(models, failed, stripes_data.trainval, stripes_data.folds, tmp_path / "space.json", "cpu", 1)
+    measure_checkpoints(checkpoints, models, failed, stripes_data.test, tmp_path / "selection.json", "cpu", 1)
+    assert json.loads((tmp_path / "space.json").read_text())["metrics"] == []
+    assert json.loads((tmp_path / "selection.json").read_text()) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- failures
 
 
 def test_a_failed_fold_leaves_the_seed_without_metrics_and_with_the_reason(

@@ -1,4 +1,4 @@
-"""The paper's numbers in our names: names, completeness, known cells, and what the recovered scores must satisfy."""
+"""Papers' numbers in our names: names, completeness, known cells, and what the recovered scores must satisfy."""
 
 import csv
 from collections import Counter, defaultdict
@@ -6,16 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dml import plugins
+from dml import embedding_space, plugins
+from dml.metrics.recall_at_k import KS
+from dml.published import Paper, given_hyperparameters, results
+from dml.study import Study
 
-FOLDER = Path(__file__).parent.parent / "workflow" / "published" / "reality_check"
+PAPERS = Path(__file__).parent.parent / "workflow" / "published"
+FOLDER = PAPERS / "reality_check"
 DATASETS = {"cub200", "cars196", "sop"}
 METHODS = set(plugins.names("methods"))
+OF_TEST_IMAGES = (set(plugins.names("metrics")) - {"recall_at_k"}) | {f"recall_at_{k}" for k in KS}
 
 
-def read(name):
-    with open(FOLDER / name, newline="") as file:
+def read(name, folder=FOLDER):
+    with open(folder / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -167,3 +173,169 @@ def test_scores_agree_with_the_best_so_far_that_the_plots_state():
             if one_dimensional:
                 assert float(own[row["trial"]]) == pytest.approx(float(row["validation_map_at_r"]), abs=6e-7)
     assert failed == 24
+
+
+@pytest.mark.parametrize("name", ["revisiting", "strong_baseline"])
+def test_rows_of_a_paper_are_of_its_settings_data_sets_and_methods(name):
+    paper, rows = Paper.load(PAPERS / name / "paper.yaml"), read("results.csv", PAPERS / name)
+    assert [list(row.values()) for row in rows] == sorted(list(row.values()) for row in rows)
+    cells = [(row["dataset"], row["setting"], row["embedding"], row["method"], row["metric"]) for row in rows]
+    assert len(set(cells)) == len(cells)
+    for row in rows:
+        assert row["dataset"] in paper.settings[row["setting"]].datasets and row["method"] in paper.methods, row
+        own = set(embedding_space.TITLES) if row["embedding"] == "training" else OF_TEST_IMAGES
+        assert row["metric"] in own and row["embedding"] in {"separated", "binary", "training"}, row
+        assert 0 < float(row["mean"]) < (1.1 if row["embedding"] == "training" else 100) and row["source"], row
+    for method, known in paper.methods.items():
+        assert (known.file is None) == (method in METHODS), method
+        settings = [(s, d) for s, setting in paper.settings.items() for d in setting.datasets]
+        given = {key for place in settings for key in paper.constants_of(*place, method)}
+        taken = set(plugins.constructor_arguments("methods", known.file or method))
+        assert given <= taken | {"loss_lr", "loss_weight_decay"}, method
+
+
+def test_known_cells_of_revisiting():
+    rows = read("results.csv", PAPERS / "revisiting")
+    cells = {(r["dataset"], r["method"], r["metric"]): (r["mean"], r["half_width"]) for r in rows}
+    assert cells["cub200", "margin_12", "precision_at_1"] == ("63.09", "0.64")
+    assert cells["cub200", "r_margin_06", "precision_at_1"] == ("64.93", "0.58")
+    assert cells["cars196", "multi_similarity_miner", "precision_at_1"] == ("81.68", "0.26")
+    assert cells["sop_official", "triplet_random", "precision_at_1"] == ("67.86", "0.19")
+    assert cells["sop_official", "multi_similarity_miner", "nmi"] == ("90.00", "0.03")
+    assert cells["cub200", "margin_12", "rho_2"] == ("0.1795", "")
+    assert cells["cub200", "margin_12", "pi_ratio"] == ("0.3904", "")
+    standard = [r for r in rows if r["setting"] == "standard" and r["metric"] == "precision_at_1"]
+    assert Counter(r["dataset"] for r in standard) == {"cub200": 24, "cars196": 24, "sop_official": 22}
+    for row in rows:
+        deviation = row["note"].partition("five seeds: ")[2].partition(";")[0]
+        assert bool(row["half_width"]) == bool(deviation), row
+        if deviation:  # with the divisor n
+            half_width = stats.t.ppf(0.975, 4) * float(deviation) * (5 / 4) ** 0.5 / 5**0.5
+            assert float(row["half_width"]) == pytest.approx(half_width, abs=0.0051), row
+
+
+def test_correlations_of_revisiting_are_those_of_its_numbers():
+    values = defaultdict(dict)
+    for row in read("results.csv", PAPERS / "revisiting"):
+        if row["setting"] == "standard":
+            values[row["dataset"], row["metric"]][row["method"]] = float(row["mean"])
+    compared = 0
+    for row in read("correlations.csv", PAPERS / "revisiting"):
+        assert -1 <= float(row["correlation"]) <= 1, row
+        assert {row["metric"], row["with_metric"]} <= OF_TEST_IMAGES | set(embedding_space.TITLES), row
+        if row["methods"]:
+            of_metric = values[row["dataset"], row["metric"]]
+            of_other = values[row["dataset"], row["with_metric"]]
+            regularised = int(row["methods"]) > 18
+            both = sorted(set(of_metric) & set(of_other))
+            names = [name for name in both if regularised or not name.startswith("r_")]
+            assert len(names) == int(row["methods"]), row
+            found = np.corrcoef([of_metric[n] for n in names], [of_other[n] for n in names])[0, 1]
+            assert found == pytest.approx(float(row["correlation"]), abs=0.0051), row
+            compared += 1
+    assert compared == 15
+
+
+def test_known_cells_of_strong_baseline():
+    rows = read("results.csv", PAPERS / "strong_baseline")
+    cells = {(r["dataset"], r["setting"], r["embedding"], r["metric"]): r["mean"] for r in rows}
+    assert cells["cub200", "resnet50_512", "separated", "precision_at_1"] == "61.3"
+    assert cells["cars196", "resnet50_128", "separated", "recall_at_8"] == "96.3"
+    assert cells["sop_official", "bn_inception_512", "separated", "nmi"] == "89.8"
+    assert cells["cub200", "googlenet_512", "separated", "recall_at_4"] == "77.6"
+    assert cells["in_shop", "resnet50_2048", "binary", "recall_at_40"] == "98.94"
+    assert cells["sop_official", "resnet50_2048", "separated", "recall_at_1000"] == "98.95"
+    best = max(read("class_balance.csv", PAPERS / "strong_baseline"), key=lambda row: float(row["precision_at_1"]))
+    assert best == {"images_per_class": "25", "classes": "3", "precision_at_1": "61.3"}
+
+
+def test_claims_are_of_our_methods_and_data_sets():
+    rows = read("claims.csv", PAPERS)
+    assert [list(row.values()) for row in rows] == sorted(list(row.values()) for row in rows)
+    places = [(row["method"], row["dataset"]) for row in rows]
+    assert len(set(places)) == len(places)
+    for row in rows:
+        assert row["method"] in METHODS and row["title"] and 2000 < int(row["year"]) < 2030 and row["venue"], row
+        assert bool(row["dataset"]) == bool(row["precision_at_1"]) == bool(row["source"]), row
+        if row["dataset"]:
+            assert row["dataset"] in {"cub200", "cars196", "sop_official", "in_shop"}, row
+            assert 0 < float(row["precision_at_1"]) < 100, row
+    claimed = {(row["method"], row["dataset"]): row["precision_at_1"] for row in rows}
+    assert claimed["proxy_anchor", "cub200"] == "68.4" and claimed["margin_distance_weighted", "cars196"] == "79.6"
+    assert claimed["proxy_nca_pp", "cub200"] == "72.2" and claimed["fastap", "in_shop"] == "90.9"
+    titles = defaultdict(set)
+    for row in rows:
+        titles[row["method"]].add((row["title"], row["year"], row["venue"]))
+    assert {len(of_method) for of_method in titles.values()} == {1}
+
+
+def beside_revisiting(*methods, hyperparameters="defaults", **protocol):
+    paper = Paper.load(PAPERS / "revisiting" / "paper.yaml")
+    protocol = paper.protocol_of("standard", "cub200") | {"weights": None} | protocol
+    values = {"title": "A study", "datasets": ["cub200"], "methods": list(methods), "protocol": protocol}
+    beside = {"published": {"paper": "revisiting", "setting": "standard"}, "hyperparameters": hyperparameters}
+    return Study.check(values | beside, "study.yaml")
+
+
+def reasons(study):
+    """Method -> why it is not comparable, without what is true of all."""
+    found = results(study, PAPERS, {"cub200": (200, 11788)})
+    of_all = Paper.load(PAPERS / "revisiting" / "paper.yaml").unlike
+    assert all(row["reason"].startswith(f"{of_all}; weights is none") for row in found)
+    return {row["method"]: row["reason"].split("; ")[2:] for row in found}
+
+
+def test_where_nothing_was_searched_constants_are_compared_wherever_a_study_has_them_from():
+    margin = {"name": "margin_06", "file": "margin_distance_weighted", "images_per_class": 2}
+    fixed = {"margin": 0.2, "beta": 0.6, "loss_lr": 5e-4}
+    assert reasons(beside_revisiting(margin | {"fixed": fixed})) == {"margin_06": []}
+    assert reasons(beside_revisiting(margin)) == {"margin_06": ["beta is 1.2, not 0.6"]}  # the default of the file
+    assert reasons(beside_revisiting(margin, hyperparameters="published")) == {"margin_06": []}
+    assert reasons(beside_revisiting(margin, hyperparameters="mine.yaml")) == {
+        "margin_06": ["the hyperparameters are of another origin"]
+    }
+    assert reasons(beside_revisiting(margin | {"fixed": fixed}, hyperparameters="mine.yaml")) == {"margin_06": []}
+    searched = reasons(beside_revisiting(margin, hyperparameters="search"))["margin_06"]
+    assert searched == [f"{name} is searched, in the paper it was not" for name in ("beta", "loss_lr", "margin")]
+    other = {"name": "margin_06", "file": "margin_class", "images_per_class": 2}
+    assert reasons(beside_revisiting(other)) == {"margin_06": ["it is another method than margin_distance_weighted"]}
+    pml = {"name": "margin_06", "pml_loss": {"MarginLoss": {}}, "images_per_class": 2}
+    assert reasons(beside_revisiting(pml)) == {"margin_06": ["it is another method than margin_distance_weighted"]}
+    assert reasons(beside_revisiting({"name": "triplet_random"})) == {
+        "triplet_random": ["images_per_class is 4, not 2"]
+    }
+
+
+def test_the_papers_constants_can_be_taken():
+    methods = [{"name": name, "images_per_class": 2} for name in ("histogram", "r_snr", "proxy_nca_classic")]
+    taken = beside_revisiting(*methods, hyperparameters="published")
+    assert given_hyperparameters(taken, Path("study.yaml"), PAPERS) == {
+        ("cub200", "histogram"): {"num_bins": 64},
+        ("cub200", "r_snr"): {"margin": 0.2, "rho": 0.3},
+        ("cub200", "proxy_nca_classic"): {"loss_lr": 4e-3, "softmax_scale": 9.0},
+    }
+    unknown = beside_revisiting({"name": "soft_triple", "images_per_class": 2}, hyperparameters="published")
+    with pytest.raises(ValueError, match="revisiting: soft_triple on cub200: no value for 'loss_lr'"):
+        given_hyperparameters(unknown, Path("study.yaml"), PAPERS)
+
+
+def test_measures_of_training_images_are_no_percent():
+    found = results(beside_revisiting("n_pairs"), PAPERS, {"cub200": (200, 11788)})
+    values = {(row["embedding"], row["metric"]): row["mean"] for row in found}
+    assert values["separated", "precision_at_1"] == pytest.approx(0.6163)
+    assert values["training", "rho_2"] == 0.3172
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("file: r_margin\n", "file: r_margins\n", "unknown name 'r_margins' in methods"),
+        ("r_snr: {rho: 0.3}", "r_snrs: {rho: 0.3}", "constants: 'r_snrs' is none of the paper's methods"),
+    ],
+)
+def test_slips_in_a_papers_methods_are_refused(old, new, message, tmp_path):
+    text = (PAPERS / "revisiting" / "paper.yaml").read_text()
+    assert old in text
+    (tmp_path / "paper.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        Paper.load(tmp_path / "paper.yaml")

@@ -1,5 +1,6 @@
 """Study files: what is wrong in them is said in one line, before anything runs."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from dml import plugins
 from dml.protocol import Protocol, Weights
+from dml.published import given_hyperparameters
 from dml.settings import Settings
 from dml.study import Dataset, Method, Study, load_study, own_name, study_path
 from dml.trial import Trial
@@ -215,7 +217,7 @@ def test_own_images_become_data_sets_named_after_them(tmp_path):
 def test_studies_by_name_and_by_path(tmp_path):
     assert study_path("demo", STUDIES) == STUDIES / "demo.yaml"
     assert study_path(str(a_study(tmp_path)), STUDIES).stem == "my_study"
-    with pytest.raises(ValueError, match="study 'dmeo': no file .*choose from: demo, "):
+    with pytest.raises(ValueError, match="study 'dmeo': no file .*choose from: bag_of_tricks_cub, "):
         study_path("dmeo", STUDIES)
 
 
@@ -290,3 +292,120 @@ def test_a_trial_names_no_split_seed_path_or_device():
     }
     with pytest.raises(ValueError, match="unknown key 'split'"):
         Trial.check({"method": "triplet", "images_per_class": 4, "split": "test"}, "trial.yaml")
+
+
+# --------------------------------------------------------------------------------------------- renamed methods, factors
+
+
+def field(**changes):
+    return Study.check(
+        {
+            "title": "t",
+            "datasets": ["glyphs"],
+            "methods": [
+                "pretrained",
+                "contrastive",
+                {"name": "sharp", "file": "normalized_softmax", "title": "Sharp", "fixed": {"temperature": 0.02}},
+            ],
+            "protocol": {"trunk": "convnet", "batch_size": 32},
+        }
+        | changes,
+        "study.yaml",
+    )
+
+
+def one_level(methods=None, **level):
+    factor = {"title": "F", "study": "as it is", "levels": {"high": level}}
+    return {"factors": {"f": factor | ({"methods": methods} if methods else {})}}
+
+
+def test_a_method_may_stand_in_a_study_under_another_name():
+    method = field().method("sharp")
+    assert (method.heading, method.plugin) == ("Sharp", "normalized_softmax")
+    assert set(method.search_ranges()) == {"loss_lr"}
+    trial = method.trial({"loss_lr": 0.1})
+    assert (trial.method, trial.plugin) == ("sharp", "normalized_softmax")
+    plain = field(methods=["normalized_softmax"]).method("normalized_softmax")
+    assert trial.code() == plain.trial({}).code() and trial.fingerprint() != plain.trial({"loss_lr": 0.1}).fingerprint()
+
+
+def test_a_level_runs_every_trained_method_with_what_it_changes():
+    study = field(**one_level(title="High", protocol={"embedding_size": 7}, images_per_class=8))
+    assert list(study.runs) == ["pretrained", "contrastive", "sharp", "contrastive-high", "sharp-high"]
+    run = study.runs["sharp-high"]
+    assert (run.base, run.factor, run.level) == ("sharp", "f", "high")
+    assert (run.method.heading, run.method.plugin) == ("Sharp, High", "normalized_softmax")
+    assert run.method.images_of_a_class() == 8
+    assert run.method.fixed == {"temperature": 0.02}
+    assert study.protocol_of("sharp-high") == study.protocol.model_copy(update={"embedding_size": 7})
+    assert study.protocol_of("sharp") == study.protocol
+
+
+def test_a_level_holds_hyperparameters_of_those_methods_that_have_them():
+    study = field(**one_level(fixed={"temperature": 0.5}))
+    assert study.method("sharp-high").fixed == {"temperature": 0.5}
+    assert study.method("contrastive-high").fixed == {}
+    assert set(study.method("sharp-high").search_ranges()) == {"loss_lr"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"methods": [{"name": "contrastive", "file": "triplet"}]}, "'contrastive' is a file of dml/methods/"),
+        ({"methods": [{"name": "x", "file": "tripled"}]}, "unknown name 'tripled' in methods"),
+        ({"methods": [{"name": "x", "file": "triplet", "pml_loss": {"TripletMarginLoss": {}}}]}, "two losses"),
+        ({"methods": [{"name": "x-y", "file": "triplet"}]}, "'x-y': expected a name of lower-case"),
+        (one_level(protocol={"seeds": 3}), "factors.f.levels.high.protocol: 'seeds' is the same on all"),
+        (one_level(protocol={"trunk": "resnet50"}), "levels.high.protocol: another trunk needs its `weights`"),
+        (one_level(protocol={"crop": 3}), "factors.f.levels.high.protocol: unknown key 'crop'"),
+        (one_level(fixed={"margin": 3}), "factors.f.levels.high: no method has the hyperparameter 'margin'"),
+        (one_level(methods=["triplet"]), "factors.f: 'triplet' is no method of the study"),
+        (one_level(images_per_class=5), "method 'contrastive-high' wants 5 images per class"),
+        ({"factors": {name: one_level()["factors"]["f"] for name in "ab"}}, "the level 'high' stands there twice"),
+        ({"methods": ["rkd"]}, "learns from a finished 'triplet_distance_weighted': add `- triplet_dist"),
+        ({"methods": ["deep_spectral"]}, "protocol.batch_size 32 must be above protocol.embedding_size 128"),
+        ({"methods": ["fastap_hierarchical"], "datasets": ["cub200"]}, "of two super-classes, and 'cub200'"),
+        ({"pairs": {"contrastive": "triplet"}}, "pairs: 'triplet' is no method of the study"),
+        ({"toys": ["accuracy"]}, "toys: 'accuracy' is no figure of made-up data"),
+        ({"retrieval": {"Re rank": {"title": "x", "rerank": {}}}}, "'Re rank': expected a name"),
+        ({"retrieval": {"r": {"title": "x", "rerank": {"k3": 1}}}}, "unknown key 'retrieval.r.rerank.k3'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_what_is_varied_are_named(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        field(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_is_taken_from_its_own_level_if_it_is_there():
+    methods = ["triplet_distance_weighted", "rkd"]
+    assert field(methods=methods).teacher_of("rkd") == "triplet_distance_weighted"
+    assert field(methods=methods).teacher_of("triplet_distance_weighted") is None
+    level = {"protocol": {"embedding_size": 7}}
+    assert field(methods=methods, **one_level(**level)).teacher_of("rkd-high") == "triplet_distance_weighted-high"
+    alone = field(methods=methods, **one_level(methods=["rkd"], **level))
+    assert alone.teacher_of("rkd-high") == "triplet_distance_weighted"
+
+
+def test_what_is_kept_for_other_ways_of_retrieval():
+    ways = {"a": {"binary": True}, "b": {"beta": 0.1}, "c": {"pooling": "average_max"}, "d": {"pooling": "max"}}
+    ways = {name: {"title": name} | way for name, way in ways.items()}
+    assert field().views() == []
+    assert field(retrieval={"a": ways["a"]}).views() == []
+    assert field(retrieval=ways).views() == ["average", "max", "raw"]
+
+
+def test_tables_and_figures_of_what_a_study_lacks_are_not_made():
+    plain, varied = field(), field(**one_level())
+    assert "factors" not in plain.shown("tables") and "factors" in varied.shown("tables")
+    assert {"accuracy", "costs"} <= set(plain.shown("tables"))
+    assert set(field(toys=["diagonal_lines"]).shown("figures")) == {*plain.shown("figures"), "diagonal_lines"}
+
+
+def test_defaults_of_the_files_take_the_place_of_a_search(tmp_path):
+    study = field(hyperparameters="defaults", **one_level(fixed={"temperature": 0.5}))
+    given = given_hyperparameters(study, tmp_path / "study.yaml", tmp_path)
+    assert given["glyphs", "contrastive"] == {"pos_margin": 0.0, "neg_margin": 1.0}
+    assert given["glyphs", "sharp"] == given["glyphs", "sharp-high"] == {"loss_lr": 1e-3}
+    assert given["glyphs", "pretrained"] == {}
+    assert study.trials("contrastive") == study.trials("sharp-high") == 0

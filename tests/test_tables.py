@@ -1,3 +1,4 @@
+import math
 import re
 
 import pandas as pd
@@ -7,6 +8,8 @@ from example_results import METHODS, NAMES, write
 from dml import plugins, tabulation
 from dml.results import Results, failure_reason, incomplete_methods, metric_title, per_seed, ranked_methods
 from dml.tables.costs import STAGES
+from dml.tables.embedding_space import shown
+from dml.tables.pairs import in_nats, signed
 from dml.tabulation import Cell, write_csv, write_latex, write_markdown
 
 T_QUANTILE = 4.302652729749464  # Student t, 97.5 %, two degrees of freedom
@@ -16,6 +19,16 @@ HALF_WIDTH = T_QUANTILE * 0.01 / 3**0.5  # of values that differ by 0.01 from on
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return Results.load(write(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A study with factors, other ways of retrieval, pairs, geometry and checkpoints."""
+    return Results.load(write(tmp_path_factory.mktemp("everything"), everything=True))
+
+
+def needs(name):
+    return plugins.literal("tables", name, "NEEDS") is not None
 
 
 def load(folder, **study):
@@ -251,7 +264,7 @@ def test_all_metrics_hold_everything_measured(results):
 
 @pytest.mark.parametrize("name", plugins.names("tables"))
 def test_a_method_of_which_everything_failed_has_a_row_that_says_so(name, tmp_path):
-    folder = write(tmp_path)
+    folder = write(tmp_path, everything=needs(name))
     reality = "birds1,separated,{},map_at_r,0.2,0.01,a table,,\n"
     with (folder / "published.csv").open("a") as file:
         file.writelines(reality.format(method) for method in NAMES[:5])
@@ -369,7 +382,7 @@ def test_csv_keeps_every_digit(results, tmp_path):
 @pytest.mark.parametrize("name", plugins.names("tables"))
 @pytest.mark.parametrize("methods", [NAMES[:5], ["proxy_nca"], ["pretrained"]], ids=["mixed", "failed", "untrained"])
 def test_every_table_is_written_in_every_form(name, methods, tmp_path):
-    results = load(tmp_path, methods=methods)
+    results = load(tmp_path, methods=methods, everything=needs(name))
     plugin = plugins.load("tables", name)
     assert isinstance(plugins.literal("tables", name, "TITLE"), str)
     assert isinstance(plugins.literal("tables", name, "CAPTION"), str)
@@ -442,3 +455,326 @@ def assert_latex_is_balanced(text):
     assert re.findall(r"(?<!^)%(?!\n)", bare.removeprefix("% needs")) == []
     opened = re.findall(r"\\begin\{(\w+)\}", text)
     assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", text))
+
+
+# --------------------------------------------------------------------------------------- what a study has beside methods
+
+
+@pytest.mark.parametrize("name", filter(needs, plugins.names("tables")))
+def test_without_what_a_table_needs_it_is_empty(name, results):
+    assert table(results, name).empty
+    assert cells(results, name).empty
+
+
+@pytest.mark.parametrize("name", filter(needs, plugins.names("tables")))
+def test_a_single_seed_gives_differences_without_interval_and_test(name, tmp_path):
+    found = table(load(tmp_path, seeds=1, everything=True), name)
+    for column in found.columns[found.columns.str.endswith(("half_width", "p", "p_holm", "tied"))]:
+        assert found[column].isna().all(), column
+    assert "±" not in " ".join(
+        " ".join(texts(row)) for row in cells(load(tmp_path, seeds=1, everything=True), name).to_numpy()
+    )
+
+
+def of_factors(results, **chosen):
+    found = table(results, "factors")
+    chosen = {"dataset": "birds1", "retrieval": "", "metric": "map_at_r"} | chosen
+    for column, value in chosen.items():
+        found = found[found[column] == value]
+    return found
+
+
+def test_levels_by_hand(everything):
+    """Contrastive loses 0.05, 0.04 and 0.06 with 64 numbers, and gains 0.02 in every seed with 512."""
+    found = of_factors(everything, factor="dimension", method="contrastive").set_index("title")
+    assert list(found.index) == ["64", "128", "512"]  # along the axis, not in the study's order
+    assert found["at"].tolist() == [64, 128, 512]
+    assert found["run"].tolist() == ["contrastive-d64", "contrastive", "contrastive-d512"]
+    assert found["mean"].tolist() == pytest.approx([0.35, 0.40, 0.42])
+    assert found["half_width"].tolist() == pytest.approx([HALF_WIDTH] * 3)
+    assert found["difference"].tolist() == pytest.approx([-0.05, float("nan"), 0.02], nan_ok=True)
+    assert found["difference_half_width"].tolist() == pytest.approx([HALF_WIDTH, float("nan"), 0], nan_ok=True)
+    t = 0.05 / (0.01 / 3**0.5)
+    assert found.loc["64", "p"] == pytest.approx(1 - t / (2 + t**2) ** 0.5)
+    assert found.loc["64", "p_holm"] == found.loc["64", "p"]  # that of 512 is 0: the larger of two is not multiplied
+    assert found["tied"].tolist() == [False, pd.NA, False]
+
+
+def test_levels_have_every_way_of_retrieval_and_p_at_1(everything):
+    binary = of_factors(everything, factor="dimension", method="triplet", retrieval="binary", metric="precision_at_1")
+    assert binary["mean"].tolist() == pytest.approx([0.695 - 0.05 - 0.03, 0.695 - 0.03, 0.695 + 0.02 - 0.03])
+    assert binary["difference"].tolist()[::2] == pytest.approx([-0.05, 0.02])
+
+
+def test_a_factor_without_the_studys_own_value_has_no_differences(everything):
+    found = of_factors(everything, factor="frozen")
+    assert found["run"].tolist() == ["contrastive-d64b", "contrastive-d512b"]
+    assert found["mean"].tolist() == pytest.approx([0.30, 0.30])
+    assert found["difference"].isna().all() and found["pairs"].isna().all()
+
+
+def test_levels_without_a_place_on_an_axis_follow_the_studys_own_value(everything):
+    found = of_factors(everything, factor="trunk", method="contrastive")
+    assert found["title"].tolist() == ["BN-Inception", "Odd_50% <trunk>"]
+    assert found["tied"].tolist() == [pd.NA, True]
+
+
+def test_a_level_that_failed_says_why_and_pairs_count_the_seeds_of_both(everything):
+    found = table(everything, "factors")
+    failed = found[found["run"] == "margin-odd"]
+    assert failed["failure"].tolist() == ["the loss is NaN at step 40"] * 2  # data sets
+    fewer = of_factors(everything, dataset="birds2", factor="dimension", method="margin").set_index("title")
+    assert fewer["n"].tolist() == [3, 2, 3]
+    assert fewer.loc["64", "pairs"] == 2 and fewer.loc["64", "difference"] == pytest.approx(-0.045)
+
+
+def test_levels_are_presented_method_by_method(everything):
+    presented = cells(everything, "factors")
+    assert list(dict.fromkeys(presented.index))[:3] == [
+        "Birds 1: Embedding size", "Birds 1: Embedding size, frozen", "Birds 1: Trunk & more"
+    ]  # fmt: skip
+    rows = [tabulation.row_cells(row) for row in presented.to_numpy()]
+    assert [cell.text for cell in rows[0]] == ["Contrastive", "64", "65.00 ± 2.48", "−5.00 ± 2.48", "35.00 ± 2.48",
+                                               "−5.00 ± 2.48", "3"]  # fmt: skip
+    assert [cell.text for cell in rows[1]][:4] == ["", "128", "70.00 ± 2.48", "–"]
+    assert rows[1][1].bold and not rows[0][1].bold
+    assert rows[2][3] == Cell("+2.00 ± 0.00")
+    own, other = rows[14:16]
+    assert [cell.text for cell in own] == ["Pretrained", "BN-Inception", "40.00", "–", "10.00", "–", "1"]
+    assert other[3].mark == "†" and other[3].text == "0.00 ± 2.48"
+    assert ["", "Odd_50% <trunk>", "failed: the loss is NaN at step 40"] in [[c.text for c in row] for row in rows]
+    assert [c.text for c in rows[32]][1:] == ["128", "58.50 ± 6.35", "–", "28.50 ± 6.35", "–", "2 of 3"]
+
+
+def test_a_run_that_is_missing_is_said_to_have_no_result(tmp_path):
+    folder = write(tmp_path, everything=True)
+    for name in ("metrics", "runs", "best", "trials"):
+        frame = pd.read_csv(folder / f"{name}.csv", dtype=str, keep_default_na=False)
+        frame[frame["method"] != "triplet-d64"].to_csv(folder / f"{name}.csv", index=False)
+    found = table(Results.load(folder), "factors").set_index("run")
+    assert set(found.loc["triplet-d64", "failure"]) == {"no result"}
+
+
+def test_loaded_weights_on_two_levels_differ_without_interval(tmp_path):
+    def change(metrics):
+        metrics.loc[metrics["method"] == "pretrained-odd", "value"] = 0.2
+
+    found = of_factors(altered(tmp_path, change, everything=True), factor="trunk", method="pretrained")
+    assert found["n"].tolist() == [1, 1]
+    assert found["difference"].iloc[1] == pytest.approx(0.1)
+    assert found[["difference_half_width", "p", "tied"]].isna().all(axis=None)
+
+
+def test_ways_of_retrieval_by_hand(everything):
+    """Binary codes lose 0.03, 0.02 and 0.04, re-ranking gains 0.04 in every seed."""
+    found = table(everything, "retrieval")
+    own = found[(found["dataset"] == "birds1") & (found["method"] == "triplet") & (found["metric"] == "map_at_r")]
+    separated = own[own["embedding"] == "separated"].set_index("retrieval")
+    assert list(separated.index) == ["", "binary", "reranked"]
+    assert separated["mean"].tolist() == pytest.approx([0.395, 0.365, 0.435])
+    assert separated["difference"].tolist() == pytest.approx([float("nan"), -0.03, 0.04], nan_ok=True)
+    assert separated.loc["binary", "difference_half_width"] == pytest.approx(HALF_WIDTH)
+    t = 0.03 / (0.01 / 3**0.5)
+    assert separated.loc["binary", "p"] == pytest.approx(1 - t / (2 + t**2) ** 0.5)
+    joined = own[own["embedding"] == "concatenated"].set_index("retrieval")
+    assert joined["mean"].tolist() == pytest.approx([0.445, 0.415, 0.485])
+
+
+def test_ways_of_retrieval_are_presented_below_each_other(everything):
+    rows = [texts(row) for row in cells(everything, "retrieval").to_numpy()]
+    gain = ["−3.00 ± 2.48"]
+    assert rows[0] == ["Contrastive", "Plain", "70.00 ± 2.48", "–", "40.00 ± 2.48", "–", "75.00 ± 2.48", "–",
+                       "45.00 ± 2.48", "–", "3"]  # fmt: skip
+    assert rows[1] == ["", "Binary", "67.00 ± 2.48", *gain, "37.00 ± 2.48", *gain, "72.00 ± 2.48", *gain,
+                       "42.00 ± 2.48", *gain, "3"]  # fmt: skip
+    assert rows[2][:4] == ["", "Re-ranked & odd_50%", "74.00 ± 2.48", "+4.00 ± 0.00"]
+    pretrained = next(i for i, row in enumerate(rows) if row[0] == "Pretrained")
+    assert rows[pretrained + 2][2:4] == ["44.00", "+4.00"]  # one evaluation beside one evaluation
+    assert ["2 of 3"] * 3 == [row[-1] for row in rows if row[-1].startswith("2 ")]
+
+
+def test_gains_of_pairs_by_hand(everything):
+    """Triplet - contrastive is 0.015, -0.005, -0.025; margin - triplet -0.105, -0.085, -0.095: t = -16.5."""
+    found = table(everything, "pairs")
+    own = found[(found["dataset"] == "birds1") & (found["metric"] == "map_at_r")].set_index("method")
+    assert own["base"].tolist() == ["contrastive", "triplet"]
+    assert own["difference"].tolist() == pytest.approx([-0.005, -0.095])
+    assert own["half_width"].tolist() == pytest.approx([2 * HALF_WIDTH, HALF_WIDTH])
+    t = 0.095 / (0.01 / 3**0.5)
+    assert own.loc["margin", "p"] == pytest.approx(1 - t / (2 + t**2) ** 0.5)
+    assert own.loc["margin", "p_holm"] == pytest.approx(2 * own.loc["margin", "p"])
+    assert own.loc["triplet", "p_holm"] == own.loc["triplet", "p"]
+    assert own["tied"].tolist() == [True, False]
+
+    rho = found[(found["dataset"] == "birds1") & (found["metric"] == "rho_2")].set_index("method")
+    assert rho.loc["triplet", "difference"] == pytest.approx(0.005)  # -0.005, 0.015 and 0.005
+    assert rho.loc["triplet", "half_width"] == pytest.approx(HALF_WIDTH)
+    failed = found[found["method"] == "proxy_nca"]
+    assert failed["failure"].tolist() == ["ProxyNCA: fold 0: the loss is NaN at step 40"] * 2
+
+
+def test_pairs_are_presented_with_the_change_of_rho(everything):
+    presented = cells(everything, "pairs")
+    assert list(presented.columns)[-3:] == [("rho@2", "Difference"), ("rho@2", "p (Holm)"), ("", "n")]
+    rows = [texts(row) for row in presented.to_numpy()]
+    assert rows[0] == ["Triplet", "Contrastive", "−0.50 ± 4.97", "0.71", "−0.50 ± 4.97", "0.71", "+0.005 ± 0.025",
+                       "0.48", "3"]  # fmt: skip
+    assert rows[1][2:4] == ["−9.50 ± 2.48", "0.007"]
+    assert rows[4][-1] == "2"  # seeds that both have
+
+
+def test_without_geometry_pairs_have_no_rho(tmp_path):
+    folder = write(tmp_path, everything=True)
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+    metrics[metrics["embedding"] != "training"].to_csv(folder / "metrics.csv", index=False)
+    found = Results.load(folder)
+    assert set(table(found, "pairs")["metric"].dropna()) == {"precision_at_1", "map_at_r"}
+    assert table(found, "embedding_space").empty
+
+
+def test_a_pair_may_be_of_runs_on_levels(everything, tmp_path):
+    results = Results.load(write(tmp_path, everything=True))
+    results.study["pairs"] = {"contrastive-d64": "contrastive", "margin-odd": "margin"}
+    found = table(results, "pairs").set_index(["dataset", "method", "metric"])
+    assert found.loc[("birds1", "contrastive-d64", "map_at_r"), "difference"] == pytest.approx(-0.05)
+    rows = [texts(row) for row in cells(results, "pairs").to_numpy()]
+    assert rows[0][:2] == ["Contrastive, 64", "Contrastive"]
+    assert rows[1][2].startswith("failed: Margin & co_50%, Odd_50% <trunk>: the loss is NaN")
+
+
+def test_a_pair_without_a_common_seed_says_so(tmp_path):
+    folder = write(tmp_path, everything=True, methods=["contrastive", "triplet"], datasets=1)
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+    kept = (metrics["method"] != "triplet") | (metrics["seed"] == "0")
+    metrics[kept & ((metrics["method"] != "contrastive") | (metrics["seed"] != "0"))].to_csv(
+        folder / "metrics.csv", index=False
+    )
+    assert table(Results.load(folder), "pairs")["failure"].tolist() == ["no seed in which both succeeded"]
+
+
+def test_geometry_by_hand(everything):
+    found = table(everything, "embedding_space").query("dataset == 'birds1'").set_index(["method", "measure"])
+    assert found.loc[("triplet", "precision_at_1"), "mean"] == pytest.approx(0.695)
+    assert found.loc[("triplet", "pi_intra"), ["mean", "n"]].tolist() == [pytest.approx(0.22), 3]
+    assert found.loc[("triplet", "rho_2"), "mean"] == pytest.approx(0.605)
+    assert found.loc[("triplet", "rho_2"), "half_width"] == pytest.approx(HALF_WIDTH)
+    assert found.loc[("pretrained", "rho_2"), "n"] == 1
+
+    r = found.loc[
+        ""
+    ]  # of P@1 0.70, 0.695, 0.60 and of pi intra 0.21, 0.22, 0.23; the trunk that is not trained is left out
+    assert r.loc["pi_intra", "r"] == pytest.approx(-0.05 / (2 * 61 / 12) ** 0.5 / 0.05, abs=0.2)
+    assert r.loc["rho_2", "r"] == pytest.approx(-1)
+    assert r.loc["rho_2", ["low", "high", "n"]].tolist() == [-1, 1, 3]
+    assert pd.isna(r.loc["pi_inter", "r"])  # it is the same for all
+    assert r.loc["rho_2", ["published_r", "published_of"]].tolist() == [-0.80, "CUB200-2011"]
+    assert pd.isna(r.loc["rho_10", "published_r"])
+
+
+def test_correlations_have_fishers_interval(tmp_path):
+    results = load(tmp_path, methods=NAMES[:9], datasets=1, everything=True)
+    found = table(results, "embedding_space").query("method == ''").set_index("measure")
+    x = [0.21, 0.22, 0.23, 0.21, 0.22, 0.23, 0.20]
+    y = [0.70, 0.695, 0.60, 0.55, 0.54, 0.53, 0.52]
+    dx, dy = ([value - sum(values) / 7 for value in values] for values in (x, y))
+    r = sum(a * b for a, b in zip(dx, dy, strict=True)) / (sum(a * a for a in dx) * sum(b * b for b in dy)) ** 0.5
+    z, half = math.atanh(r), 1.959963984540054 / 4**0.5  # n - 3
+    row = found.loc["pi_intra"]
+    assert row["n"] == 7
+    assert row[["r", "low", "high"]].tolist() == pytest.approx([r, math.tanh(z - half), math.tanh(z + half)])
+    assert found.loc["pi_ratio", "r"] == pytest.approx(r)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "of", "published"),
+    [("cub200", "CUB200-2011", -0.80), ("cars196", "CARS196", -0.85), ("sop", "SOP", -0.63),
+     ("sop_official", "SOP", -0.63), ("birds1", "CUB200-2011", -0.80)],
+)  # fmt: skip
+def test_the_published_correlation_is_that_of_the_data_set(dataset, of, published, tmp_path):
+    folder = write(tmp_path, datasets=1, everything=True)
+    for path in folder.iterdir():
+        path.write_text(path.read_text().replace("birds1", dataset))
+    found = table(Results.load(folder), "embedding_space").query("method == '' and measure == 'rho_2'").squeeze()
+    assert found[["published_of", "published_r"]].tolist() == [of, published]
+
+
+def test_geometry_is_presented_with_its_correlations(everything):
+    presented = cells(everything, "embedding_space")
+    assert list(presented.columns) == ["Method", "P@1", "pi intra", "pi inter", "pi ratio", "rho@1", "rho@2", "rho@10",
+                                       "rho@-1", "n"]  # fmt: skip
+    rows = [texts(row) for row in presented.loc["Birds 1"].to_numpy()]
+    assert rows[0][:3] == ["Contrastive", "70.00 ± 2.48", "0.210 ± 0.000"]
+    assert rows[3] == ["Pretrained", "40.00", "0.200", "0.800", "0.250", "1.800", "0.900", "0.450", "0.225", "1"]
+    assert rows[4] == ["ProxyNCA", "failed: fold 0: the loss is NaN at step 40"]
+    assert rows[5][0] == "r with P@1" and rows[5][3] == "–" and rows[5][6] == "−1.00 (−1.00 to 1.00)"
+    assert rows[6] == ["published r, CUB200-2011", "–", "0.25", "−0.16", "0.79", "–", "−0.80", "–", "–", "–"]
+
+
+def test_what_choosing_by_the_test_would_feign_by_hand(everything):
+    """Over the chosen models, the best P@1 of the test stands 0.01, 0.02 and 0.03, the best MAP@R 0.01."""
+    found = table(everything, "selection").set_index(["dataset", "method", "metric"])
+    row = found.loc[("birds1", "triplet", "precision_at_1")]
+    assert row[["by_validation", "by_test", "feigned", "n"]].tolist() == pytest.approx([0.695, 0.715, 0.02, 3])
+    assert row[["by_validation_half_width", "by_test_half_width", "feigned_half_width"]].tolist() == pytest.approx(
+        [HALF_WIDTH, 0, HALF_WIDTH], abs=1e-9
+    )
+    assert found.loc[("birds1", "triplet", "map_at_r"), "feigned"] == pytest.approx(0.01)
+    fewer = found.loc[("birds2", "margin", "map_at_r")]  # of its last seed a fold failed
+    assert fewer[["by_validation", "n"]].tolist() == pytest.approx([0.285, 2])
+    assert "pretrained" not in found.index.get_level_values("method")
+    assert texts(cells(everything, "selection").iloc[1]) == [
+        "Triplet", "69.50 ± 2.48", "71.50 ± 0.00", "+2.00 ± 2.48", "39.50 ± 2.48", "40.50 ± 2.48", "+1.00 ± 0.00", "3"
+    ]  # fmt: skip
+
+
+def test_the_chosen_models_have_the_values_of_the_other_tables(everything):
+    found = table(everything, "selection").dropna(subset=["by_validation"])
+    accuracy = table(everything, "accuracy").query("embedding == 'separated'")
+    both = found.merge(accuracy, on=["dataset", "method", "metric"])
+    assert len(both) == len(found)
+    assert both["by_validation"].tolist() == pytest.approx(both["mean"].tolist())
+
+
+def test_a_seed_without_all_folds_is_left_out_of_the_selection(tmp_path):
+    folder = write(tmp_path, datasets=1, methods=["contrastive", "triplet"], everything=True)
+    selection = pd.read_csv(folder / "selection.csv")
+    gone = (selection["method"] == "triplet") & (selection["seed"] == 1) & (selection["fold"] == 2)
+    unchosen = (selection["method"] == "contrastive") & (selection["seed"] == 0) & (selection["fold"] == 0)
+    selection.loc[unchosen, "chosen"] = False
+    selection[~gone].to_csv(folder / "selection.csv", index=False)
+    found = table(Results.load(folder), "selection").set_index(["method", "metric"])
+    assert found["n"].tolist() == [2] * 4
+    assert found.loc[("triplet", "map_at_r"), "by_validation"] == pytest.approx(0.395)
+    assert found.loc[("contrastive", "map_at_r"), "by_validation"] == pytest.approx(0.405)
+
+
+def test_no_other_table_uses_the_selection(everything, tmp_path):
+    results = Results.load(write(tmp_path, everything=True))
+    results.selection.drop(results.selection.index, inplace=True)
+    for name in plugins.names("tables"):
+        assert table(results, name).equals(table(everything, name)) is (name != "selection")
+
+
+@pytest.mark.parametrize(
+    ("difference", "half_width", "text"),
+    [
+        (0.012, 0.003, "+1.20 ± 0.30"),
+        (-0.012, float("nan"), "−1.20"),
+        (-1e-18, 0.003, "0.00 ± 0.30"),
+        (0.0, 0.0, "0.00 ± 0.00"),
+    ],
+)
+def test_differences_have_their_sign(difference, half_width, text):
+    assert signed(difference, half_width) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0301, "+0.030"), (-0.0301, "−0.030"), (-1e-9, "0.000"), (float("nan"), "–")]
+)
+def test_differences_of_rho_have_their_sign(value, text):
+    assert in_nats(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.12345, "0.123"), (12345678.9, "1.235e7"), (float("nan"), "–")])
+def test_measures_of_geometry_are_short(value, text):
+    assert shown(value) == text

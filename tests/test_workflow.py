@@ -102,7 +102,7 @@ def test_every_metric_of_every_run_is_there_once(project):
     rows = project.rows()
     keys = Counter(tuple(row[k] for k in ("dataset", "method", "seed", "fold", "embedding", "metric")) for row in rows)
     assert set(keys.values()) == {1}
-    assert len(rows) == 3 * 2 * (4 + 1) * 17  # methods x seeds x (folds + concatenated) x metrics
+    assert len(rows) == 3 * 2 * (4 + 1) * 20  # methods x seeds x (folds + concatenated) x metrics
     assert {row["study"] for row in rows} == {"smoke"}
     assert all(0 <= float(row["value"]) <= 1 for row in rows if row["metric"] != "ami")
     assert {row["n_queries"] for row in rows} == {"1200"}
@@ -296,12 +296,13 @@ def test_the_plan_of_every_study_has_the_protocols_number_of_jobs(path, tmp_path
     config = [] if study.datasets else [f"images={own}"]
     jobs = Counter(job["rule"] for job in project.plan(study=path.stem, config=[*config, "folds_per_job=all"]))
     datasets, protocol = max(len(study.datasets), 1), study.protocol
-    trials = sum(study.trials(method.name) for method in study.methods) * datasets
-    seeds = len(study.methods) * datasets * protocol.seeds
+    trials = sum(study.trials(name) for name in study.runs) * datasets
+    seeds = len(study.runs) * datasets * protocol.seeds
     assert jobs["propose"] == jobs["train_trial"] == trials
-    assert jobs["select"] == len(study.methods) * datasets
+    assert jobs["select" if study.hyperparameters == "search" else "take"] == len(study.runs) * datasets
     assert jobs["train_final"] == jobs["embed"] == jobs["measure"] == seeds
-    assert jobs["pack"] == 2 * datasets and jobs["fetch"] == jobs["split"] == datasets
+    sides = {run.protocol.resize for run in study.runs.values()}
+    assert jobs["pack"] == 2 * len(sides) * datasets and jobs["fetch"] == jobs["split"] == datasets
     if path.stem in TRIALS_OF_THE_PAPER:
         assert (jobs["train_trial"], jobs["train_final"]) == (TRIALS_OF_THE_PAPER[path.stem], 15 * 10)
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from dml.evaluation import measure_checkpoints
 from dml.record import read_json
 from dml.stages import run
@@ -11,9 +9,8 @@ from dml.stages import run
 
 def main(checkpoints: list[Path], models: list[Path], test: Path, device: str, threads: int, output: Path) -> None:
     """Write what was measured of each; nothing is chosen by it."""
-    torch.set_num_threads(threads)
     records = [read_json(model.with_name("record.json")) for model in models]
-    measure_checkpoints(checkpoints, models, records, test.with_suffix(""), output, device)
+    measure_checkpoints(checkpoints, models, records, test.with_suffix(""), output, device, threads)
 
 
 if __name__ == "__main__":

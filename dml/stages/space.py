@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from dml.evaluation import measure_space
 from dml.record import read_json
 from dml.stages import run
@@ -11,9 +9,8 @@ from dml.stages import run
 
 def main(models: list[Path], trainval: Path, folds: Path, device: str, threads: int, output: Path) -> None:
     """Write the measures of each fold's model."""
-    torch.set_num_threads(threads)
     records = [read_json(model.with_name("record.json")) for model in models]
-    measure_space(models, records, trainval.with_suffix(""), folds, output, device)
+    measure_space(models, records, trainval.with_suffix(""), folds, output, device, threads)
 
 
 if __name__ == "__main__":

@@ -260,10 +260,10 @@ def of_all_seeds(file):
 
 
 def published_files():
-    """The files of the paper whose numbers stand beside the study's."""
+    """The files of the paper whose numbers stand beside the study's; the last is of papers that searched."""
     folder = PUBLISHED / STUDY.published.paper if STUDY.published else None
     names = ("paper.yaml", "results.csv", "hyperparameters.csv")
-    return [folder / name for name in names] if folder else []
+    return [folder / name for name in names if (folder / name).exists()] if folder else []
 
 
 def all_of_the_finals(wildcards):
