@@ -7,7 +7,7 @@ from dml.checked import Checked
 from dml.protocol import Protocol, Weights
 from dml.search import Range
 from dml.settings import Settings
-from dml.study import Counterpart, Dataset, Method, Study
+from dml.study import Counterpart, Dataset, Factor, Level, Method, Rerank, Retrieval, Study
 
 INTRODUCTION = """# Study files
 
@@ -21,6 +21,10 @@ SECTIONS = {
     "An entry of `datasets`, where a name is not enough": Dataset,
     "An entry of `methods`, where a name is not enough": Method,
     "A range: of `ranges`, or in place of an argument of `pml_loss` and `pml_miner`": Range,
+    "An entry of `factors`": Factor,
+    "A level of a factor: a value of `levels`": Level,
+    "An entry of `retrieval`": Retrieval,
+    "`rerank` of an entry of `retrieval`": Rerank,
     "`published`": Counterpart,
     "`protocol`": Protocol,
     "`protocol.weights`": Weights,
