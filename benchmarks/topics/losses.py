@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pytorch_metric_learning import losses, miners, regularizers
+from pytorch_metric_learning import distances, losses, miners, regularizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +20,7 @@ from dml.sampling import Batches
 from dml.seeds import generator
 
 TITLE = "Losses"
-ABOUT = """Forward and backward of every method of the paper that pytorch-metric-learning (PML) has too, with the same
+ABOUT = """Forward and backward of every method that pytorch-metric-learning (PML) has too, with the same
 settings, weights and batches, drawn as in training from 100 classes. On the CPU both have one thread. `operations` are
 those that PyTorch dispatches, views included: on a GPU a step of these sizes takes as long as launching them. `waits`
 are those among them whose value or shape the host must read before it can go on, each of which empties the queue of a
@@ -49,7 +49,14 @@ SETTINGS = {
     "multi_similarity": {"alpha": 2.0, "beta": 50.0, "base": 0.5},
     "multi_similarity_miner": {"alpha": 18.0, "beta": 76.0, "base": 0.8, "epsilon": 0.4},
     "soft_triple": {"la": 78.0, "gamma": 0.2, "reg_weight": 0.4, "margin": 0.4},
+    "histogram": {"num_bins": 64},
+    "ephn": {"temperature": 0.1},
+    "epshn": {"temperature": 0.1},
+    "proxy_anchor": {"alpha": 32.0, "margin": 0.1},
+    "proxy_nca_pp": {"softmax_scale": 9.0},
 }
+EASY_POSITIVES = {"ephn": "hard", "epshn": "semihard"}
+"""What PML's miner calls the negatives of these."""
 DEPARTURES = {
     "arcface": "PML's is linear once angle and margin exceed 180 degrees, which does not happen here",
     "ntxent": "PML adds the smallest float to a positive's share, not 1e-20: no difference at this temperature",
@@ -85,10 +92,18 @@ class PML(nn.Module):
                 **sizes, **s, weight_reg_weight=reg_weight,
                 weight_regularizer=regularizers.SparseCentersRegularizer(num_classes, 10),
             ),
+            "histogram": lambda: losses.HistogramLoss(n_bins=s["num_bins"]),
+            "ephn": lambda: losses.NTXentLoss(**s),
+            "epshn": lambda: losses.NTXentLoss(**s),
+            "proxy_anchor": lambda: losses.ProxyAnchorLoss(**sizes, **s),
+            "proxy_nca_pp": lambda: losses.ProxyNCALoss(**sizes, **s),
         }[name]()  # fmt: skip
         self.miner = None if epsilon is None else miners.MultiSimilarityMiner(epsilon)
+        if name in EASY_POSITIVES:
+            cosine = distances.CosineSimilarity()
+            self.miner = miners.BatchEasyHardMiner("easy", EASY_POSITIVES[name], distance=cosine)
         self.sees_normalised = name == "snr_contrastive"
-        self.classes_first = name == "proxy_nca"
+        self.classes_first = "prox" in name
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         seen = F.normalize(embeddings) if self.sees_normalised else embeddings

@@ -18,8 +18,8 @@ from dml.images import PackedImages, decode, resize_shorter_side
 from dml.loading import Loader
 from dml.method import Method
 from dml.model import Model
-from dml.protocol import Protocol
 from dml.optimizers import RMSprop
+from dml.protocol import Protocol
 from dml.sampling import Batches
 
 TITLE = "Pixels"
