@@ -286,7 +286,7 @@ def _pairs(methods):
 
 def _method(name):
     return {
-        "name": name, "title": METHODS[name][0], "ranges": {} if name == "pretrained" else RANGES,
+        "name": name, "file": name, "title": METHODS[name][0], "ranges": {} if name == "pretrained" else RANGES,
         "fixed": {"power": 1} if name == "margin" else {}, "images_per_class": 4,
         "trains": name != "pretrained",
     }  # fmt: skip

@@ -20,13 +20,14 @@ from dml.trial import Trial
 PAPERS = Path(__file__).parents[1] / "workflow" / "published"
 
 COLUMNS = {
-    "metrics": "study,dataset,method,seed,fold,embedding,metric,value,n_queries",
+    "metrics": "study,dataset,method,seed,fold,embedding,retrieval,metric,value,n_queries",
     "trials": "dataset,method,trial,parameters,fold,score,best_step,steps,failure,seconds,device_type,threads",
     "curves": "dataset,method,stage,number,fold,step,loss,map_at_r",
     "runs": "dataset,method,seed,fold,trial,search,parameters,random_seed,embedding_size,steps,best_step,best_map_at_r,"
     "seconds,resumed,failure,commit,code,device_type,device,host,threads,peak_memory_mb,peak_gpu_memory_mb,python,torch,"
     "versions,data,test,weights,model,embeddings,embedding_seconds,embedded_by,measuring_seconds,"
     "measuring_code,measured_by",
+    "selection": "dataset,method,seed,fold,step,validation,chosen,precision_at_1,map_at_r",
     "best": "dataset,method,trial,score,sem,parameters,edges,ranges,trials,failed_trials,failure,origin",
     "costs": "dataset,method,stage,device_type,jobs,hours",
     "published": "dataset,embedding,method,metric,mean,half_width,source,note,reason",
@@ -303,8 +304,8 @@ def test_the_study_is_described(collected, tmp_path):
     assert (photos["name"], photos["title"], photos["source"]) == ("photos", "photos", str(tmp_path / "photos"))
     contrastive, pretrained = found["methods"]
     assert contrastive == {
-        "name": "contrastive", "title": "Contrastive", "ranges": {"pos_margin": RANGE}, "fixed": {"neg_margin": 0.8},
-        "images_per_class": 4, "trains": True,
+        "name": "contrastive", "file": "contrastive", "title": "Contrastive", "ranges": {"pos_margin": RANGE},
+        "fixed": {"neg_margin": 0.8}, "images_per_class": 4, "trains": True,
     }  # fmt: skip
     assert pretrained["trains"] is False and pretrained["ranges"] == {}
     assert found["protocol"] == collected.study.protocol.model_dump()

@@ -1,11 +1,15 @@
 import warnings
 
 import matplotlib
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from example_results import NAMES, write
 from matplotlib.colors import to_rgb
 
 from dml import plotting, plugins
+from dml.figures.factors import _set_axis, spread
 from dml.results import Results
 
 SIZES = [(1, 1), (2, 1), (4, 2), (5, 4), (9, 3), (15, 3)]
@@ -22,7 +26,7 @@ def shown_text(figure):
 
 @pytest.mark.parametrize("methods, datasets", SIZES, ids=[f"{m} methods, {d} data sets" for m, d in SIZES])
 def test_every_figure_is_drawn_without_warnings(tmp_path, methods, datasets):
-    results = Results.load(write(tmp_path, methods=NAMES[:methods], datasets=datasets))
+    results = Results.load(write(tmp_path, methods=NAMES[:methods], datasets=datasets, everything=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in plugins.names("figures"):
@@ -36,7 +40,17 @@ def test_every_figure_is_drawn_without_warnings(tmp_path, methods, datasets):
 def test_a_study_without_results_or_intervals_is_drawn(name, study, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plotting.save(draw(name, Results.load(write(tmp_path, **study))), tmp_path / name)
+        plotting.save(draw(name, Results.load(write(tmp_path, everything=True, **study))), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("factors", "No level of a factor has a result."), ("retrieval", "No method has a result."),
+     ("pairs", "No pair has a result."), ("embedding_space", "No method has a result.")],
+)  # fmt: skip
+@pytest.mark.parametrize("study", [{}, {"methods": ["proxy_nca"], "everything": True}], ids=["none", "all failed"])
+def test_a_figure_of_what_is_not_there_says_so(name, message, study, tmp_path):
+    assert shown_text(draw(name, Results.load(write(tmp_path, **study)))) == [message]
 
 
 @pytest.mark.parametrize("name", plugins.names("figures"))
@@ -48,6 +62,12 @@ def test_titles_and_captions_are_literals(name):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return Results.load(write(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A study with factors, other ways of retrieval, pairs and geometry."""
+    return Results.load(write(tmp_path_factory.mktemp("everything"), everything=True))
 
 
 def test_accuracy_shows_means_seeds_and_intervals(results):
@@ -137,3 +157,214 @@ def test_the_callers_settings_neither_matter_nor_change(results, tmp_path):
         plotting.save(draw("accuracy", results), tmp_path / "strange")
         assert matplotlib.rcParams["font.size"] == 30
     assert (tmp_path / "plain.svg").read_bytes() == (tmp_path / "strange.svg").read_bytes()
+
+
+# ------------------------------------------------------------------------------------- what a study has beside methods
+
+
+def panel(figure, title):
+    return next(axes for axes in figure.axes if axes.get_title(loc="left") == title)
+
+
+def points(line):
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
+def test_factors_with_one_title_share_a_panel_of_each_data_set(everything):
+    titles = [axes.get_title(loc="left") for axes in draw("factors", everything).axes if axes.get_visible()]
+    assert titles == [f"Birds {i}: {title}" for i in (1, 2) for title in ("Embedding size", "Trunk & more")]
+
+
+def test_levels_that_are_numbers_are_curves(everything):
+    axes = panel(draw("factors", everything), "Birds 1: Embedding size")
+    colour = plotting.method_colours(everything)["contrastive"]
+    curves = [line for line in axes.lines if line.get_color() == colour]
+    plain, thin = ([line for line in curves if (line.get_linewidth() > 1) is thick] for thick in (True, False))
+    assert len(thin) == 4  # two factors, by two other ways of retrieval
+    assert [(line.get_linestyle(), *points(line)) for line in plain] == [
+        ("-", [64, 128, 512], pytest.approx([35, 40, 42])),
+        ("--", [64, 512], pytest.approx([30, 30])),  # the other factor: without the study's value
+    ]
+    assert points(thin[0]) == ([64, 128, 512], pytest.approx([32, 37, 39]))  # binary
+    assert points(thin[1]) == ([64, 128, 512], pytest.approx([39, 44, 46]))  # re-ranked
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "plain", "frozen", "Binary", "Re-ranked & odd_50%", "frozen, Binary", "frozen, Re-ranked & odd_50%"
+    ]  # fmt: skip
+
+
+def test_curves_have_intervals_names_and_the_studys_own_value(everything):
+    axes = panel(draw("factors", everything), "Birds 1: Embedding size")
+    whiskers = [tuple(path[:, 1]) for collection in axes.collections for path in collection.get_segments()]
+    assert pytest.approx((40 - 2.4841, 40 + 2.4841), abs=1e-3) in whiskers
+    assert len(whiskers) == 3 * 3 + 2  # of the plain retrieval alone
+    assert sorted(text.get_text() for text in axes.texts) == ["Contrastive"] * 2 + ["Margin & co_50%", "Triplet"]
+    assert [points(line)[0] for line in axes.lines if line.get_color() == plotting.CONTEXT] == [[128, 128]]
+    assert axes.get_xscale() == "log"  # 512 is more than four times 64
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["64", "128", "512"]
+
+
+def test_an_axis_that_spans_little_is_linear(tmp_path):
+    results = Results.load(write(tmp_path, everything=True, datasets=1))
+    for factor in results.study["factors"]:
+        for level in factor["levels"]:
+            level["at"] = {"d64": 64, "d512": 256}.get(level["name"])
+    assert panel(draw("factors", results), "Birds 1: Trunk & more").get_xscale() == "linear"
+    del results.study["factors"][1]  # one whose levels now have no place
+    assert panel(draw("factors", results), "Birds 1: Embedding size").get_xscale() == "linear"
+
+
+def test_of_many_levels_few_have_a_tick():
+    axes = matplotlib.figure.Figure().add_subplot()
+    _set_axis(axes, pd.DataFrame({"at": [2.0**i for i in range(20)], "level": "other"}))
+    assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["1", "8", "64"]
+    assert len(axes.get_xticks()) == 7
+
+
+def test_a_studys_own_value_without_a_place_is_left_out_of_its_curve(tmp_path):
+    results = Results.load(write(tmp_path, everything=True, datasets=1, methods=["contrastive"]))
+    results.study["factors"][0]["at"] = None
+    axes = panel(draw("factors", results), "Birds 1: Embedding size")
+    assert points(axes.lines[0])[0] == [64, 512]
+
+
+def test_levels_that_are_no_numbers_are_rows(everything):
+    axes = panel(draw("factors", everything), "Birds 1: Trunk & more")
+    level = "Odd_50% <trunk>"
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        text
+        for method in ("Contrastive", "Triplet", "Margin & co_50%", "Pretrained", "ProxyNCA")
+        for text in (method, "BN-Inception", level)
+    ]
+    dots = {
+        line.get_ydata()[0]: (line.get_xdata()[0], line.get_color()) for line in axes.lines if line.get_marker() == "o"
+    }
+    assert dots[1] == (pytest.approx(40), plotting.INK)
+    assert dots[5] == (pytest.approx(39.5), plotting.method_colours(everything)["triplet"])
+    failed = {text.get_position()[1]: text.get_text() for text in axes.texts}
+    assert failed == {8: "no result", 13: "no result", 14: "no result"}
+
+
+@pytest.mark.parametrize(
+    ("places", "apart"),
+    [
+        ([1.0, 5.0, 9.0], [1.0, 5.0, 9.0]),
+        ([5.0, 5.0], [4.5, 5.5]),
+        ([4.0, 4.2, 5.0, 9.0], [3.4, 4.4, 5.4, 9.0]),
+        ([0.0, 0.0, 0.0], [0.0, 1.0, 2.0]),
+        ([9.8, 10.0], [9.0, 10.0]),
+        ([], []),
+    ],
+)
+def test_names_are_moved_apart(places, apart):
+    assert spread(places, 1.0, 0.0, 10.0) == pytest.approx(apart)
+
+
+def test_names_of_curves_do_not_overlap(tmp_path):
+    results = Results.load(write(tmp_path, everything=True, methods=NAMES, datasets=1))
+    figure = draw("factors", results)
+    axes = panel(figure, "Birds 1: Embedding size")
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent().y0, text.get_window_extent().y1) for text in axes.texts)
+    middles = [(low + high) / 2 for low, high in boxes]
+    assert len(boxes) == len(NAMES) - 1  # all methods that train but the one that failed, and one twice
+    assert (
+        min(b - a for a, b in zip(middles, middles[1:], strict=False)) > 0.11 * figure.dpi
+    )  # inches: 7 points are 0.1
+    frame = axes.get_window_extent()
+    assert frame.y0 - 5 < middles[0] and middles[-1] < frame.y1 + 5
+
+
+def test_ways_of_retrieval_stand_below_the_plain_one(everything):
+    axes = panel(draw("retrieval", everything), "Birds 1")
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:5] == ["Contrastive", "Plain", "Binary", "Re-ranked & odd_50%", "Triplet"]
+    assert labels[-2:] == ["ProxyNCA", "Plain"]
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
+    assert [dots[row] for row in (1, 2, 3)] == pytest.approx([40, 37, 44])
+    assert [text.get_text() for text in axes.texts] == ["no result"]
+
+
+def test_gains_of_pairs_are_drawn_with_their_intervals(everything):
+    figure = draw("pairs", everything)
+    assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["P@1, points", "MAP@R, points", "rho@2, nats"]
+    axes = figure.axes[1]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "Triplet beside\nContrastive", "Margin & co_50% beside\nTriplet"
+    ]  # fmt: skip
+    dots = {line.get_ydata()[0]: line for line in axes.lines if line.get_marker() == "o"}
+    assert [dots[row].get_xdata()[0] for row in (0, 1)] == pytest.approx([-0.5, -9.5])
+    assert dots[0].get_markerfacecolor() == "white"  # tied
+    assert dots[1].get_markerfacecolor() == dots[1].get_color()
+    whiskers = [tuple(path[:, 0]) for collection in axes.collections for path in collection.get_segments()]
+    assert pytest.approx((-9.5 - 2.4841, -9.5 + 2.4841), abs=1e-3) in whiskers
+
+
+def test_geometry_is_drawn_beside_accuracy(everything):
+    figure = draw("embedding_space", everything)
+    axes = figure.axes[3]
+    assert axes.get_xlabel() == "rho@2 of training classes"
+    assert axes.get_title(loc="left") == "r = −1.00 (−1.00 to 1.00), n = 3\npublished, CUB200-2011: r = −0.80"
+    assert figure.axes[1].get_title(loc="left").startswith("no r: the measure does not vary\n")
+    dots = {line.get_color(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+    colours = plotting.method_colours(everything)
+    assert dots[colours["triplet"]] == pytest.approx((0.605, 69.5))
+    assert dots[plotting.UNTRAINED] == pytest.approx((0.9, 40))
+    assert sorted(text.get_text() for text in axes.texts) == ["Contrastive", "Margin & co_50%", "Pretrained", "Triplet"]
+
+
+def test_names_of_points_do_not_overlap(tmp_path):
+    results = Results.load(write(tmp_path, everything=True, methods=NAMES[:12], datasets=1))
+    figure = draw("embedding_space", results)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[3].texts]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    assert len(boxes) == 11
+    assert sum(a.overlaps(b) for a, b in pairs) <= 1
+
+
+def test_the_toy_trains_what_its_captions_say():
+    from dml.figures import diagonal_lines as toy
+
+    drawn = toy._draw_all()
+    assert drawn.training.shape == drawn.test.shape == (toy.NETWORKS, 60, 2)
+    assert np.allclose(drawn.training[..., 0], drawn.training[..., 1])
+    assert drawn.replaced.mean() == pytest.approx(toy.REPLACED, rel=0.1)
+    base, push = (toy._train(drawn, variant) for variant in ("base", "push"))
+    assert np.linalg.norm(base[0], axis=2) == pytest.approx(1)
+    assert not np.array_equal(drawn.training[0], drawn.training[1])
+    smaller = [toy._singular_values(training)[:, 1] for training, _ in (base, push)]
+    assert (smaller[0] < smaller[1]).all()  # without the pull a network uses more of the circle
+    again = toy._train(drawn, "base")
+    assert all(np.array_equal(one, other) for one, other in zip(base, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("variant", "pulls", "replaces"), [("base", 1, 0), ("described", 1, 1), ("coded", 0, 1), ("push", 0, 0)]
+)
+def test_the_losses_of_the_toy_are_loops_over_triplets(variant, pulls, replaces):
+    from dml.figures import diagonal_lines as toy
+
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 0.3, (2, 6))
+    points, labels = (
+        np.stack([np.cos(angles), np.sin(angles)], axis=2),
+        np.array([[0, 0, 1, 1, 1, 2], [0, 1, 0, 1, 2, 2]]),
+    )
+    replaced = rng.random((2, 6, 6, 6)) < 0.5
+    found = toy._loss(torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(replaced), variant)
+    for network in range(2):
+        terms = []
+        for a, p, n in np.ndindex(6, 6, 6):
+            of = labels[network]
+            if a != p and of[a] == of[p] != of[n]:
+                pulled, pushed = (np.linalg.norm(points[network][a] - points[network][b]) for b in (p, n))
+                if replaces and replaced[network, a, p, n]:
+                    pushed = pulled
+                terms.append(pulls * pulled + max(0, toy.MARGIN - pushed))
+        assert float(found[network]) == pytest.approx(np.mean(terms))
+
+
+def test_the_toy_keeps_the_callers_threads(results):
+    before = torch.get_num_threads()
+    draw("diagonal_lines", results)
+    assert torch.get_num_threads() == before

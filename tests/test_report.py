@@ -54,12 +54,17 @@ class Page(HTMLParser):
         return " ".join("".join(self.text).split())
 
 
-def make_all(folder, out):
+def shown(kind, everything):
+    """The tables or figures of a study that has everything, or nothing, of what a file may need."""
+    return [name for name in plugins.names(kind) if everything or plugins.literal(kind, name, "NEEDS") is None]
+
+
+def make_all(folder, out, everything=False):
     """Every table, figure and the page, as the pipeline makes them."""
     results = Results.load(folder)
     out.mkdir(exist_ok=True)
     tables, figures = {}, {}
-    for name in plugins.names("tables"):
+    for name in shown("tables", everything):
         plugin = plugins.load("tables", name)
         values = plugin.build(results)
         cells = plugin.present(values, results)
@@ -67,7 +72,7 @@ def make_all(folder, out):
         write_markdown(plugin.TITLE, plugin.CAPTION, cells, out / f"{name}.md")
         write_latex(plugin.TITLE, plugin.CAPTION, cells, out / f"{name}.tex")
         tables[name] = plugin.TITLE, plugin.CAPTION, cells
-    for name in plugins.names("figures"):
+    for name in shown("figures", everything):
         plugin = plugins.load("figures", name)
         plotting.save(plugin.draw(results), out / f"figure_{name}")
         figures[name] = plugin.TITLE, plugin.CAPTION, (out / f"figure_{name}.svg").read_text()
@@ -91,11 +96,25 @@ def page(tmp_path_factory):
     return Page((folder / "out" / "index.html").read_text())
 
 
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory):
+    """Of a study that has everything that a table or figure may need."""
+    folder = tmp_path_factory.mktemp("study")
+    make_all(write(folder, everything=True), folder / "out", everything=True)
+    return Page((folder / "out" / "index.html").read_text())
+
+
+@pytest.fixture(params=["page", "full_page"])
+def any_page(request):
+    return request.getfixturevalue(request.param)
+
+
 def summary(tmp_path, **study):
     return Page(render(Results.load(write(tmp_path, **study)), {}, {})).words
 
 
-def test_nothing_is_loaded_from_elsewhere(page):
+def test_nothing_is_loaded_from_elsewhere(any_page):
+    page = any_page
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "link", "iframe", "object", "embed", "video", "audio"}
     for tag, attributes in page.elements:
@@ -108,7 +127,8 @@ def test_nothing_is_loaded_from_elsewhere(page):
     assert page.all("meta")[2]["content"].startswith("default-src 'none'")
 
 
-def test_every_id_is_one_of_a_kind_and_every_reference_leads_somewhere(page):
+def test_every_id_is_one_of_a_kind_and_every_reference_leads_somewhere(any_page):
+    page = any_page
     ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
     assert max(ids.values()) == 1
     values = [value for _, attributes in page.elements for name, value in attributes.items() if value]
@@ -119,8 +139,8 @@ def test_every_id_is_one_of_a_kind_and_every_reference_leads_somewhere(page):
 
 
 def test_the_page_holds_all_of_the_study(page):
-    assert len(page.all("svg")) == len(plugins.names("figures"))
-    for name in plugins.names("tables"):
+    assert len(page.all("svg")) == len(shown("figures", everything=False))
+    for name in shown("tables", everything=False):
         assert {"class": "table", "id": f"table-{name}"} in page.all("div")
     for text in (
         "An example & its results", "How to read this", "39.50 ± 2.48", "−0.2 to 2 ⚠ at the high edge",
@@ -130,6 +150,62 @@ def test_the_page_holds_all_of_the_study(page):
         "A Metric Learning Reality Check", "Musgrave, Kevin and Belongie, Serge and Lim, Ser-Nam",
     ):  # fmt: skip
         assert text in page.words, text
+
+
+SECTIONS = {
+    "additions": "What additions gain",
+    "factors": "Factors beside the method",
+    "retrieval": "Other ways of retrieval",
+    "geometry": "Geometry of embeddings",
+    "toys": "A toy",
+    "selection": "What selection by the test would feign",
+}
+
+
+def test_a_section_appears_only_where_the_study_has_something_for_it(page, full_page):
+    for section, heading in SECTIONS.items():
+        for of_study, there in ((page, False), (full_page, True)):
+            assert ({"id": section} in of_study.all("section")) is there, section
+            assert (heading in of_study.words) is there, section
+            assert ({"href": f"#{section}"} in of_study.all("a")) is there, section
+
+
+def test_tables_of_nothing_have_no_section(tmp_path):
+    results = Results.load(write(tmp_path))
+    tables = {}
+    for name in plugins.names("tables"):
+        plugin = plugins.load("tables", name)
+        tables[name] = plugin.TITLE, plugin.CAPTION, plugin.present(plugin.build(results), results)
+    found = Page(render(results, tables, {}))
+    assert not {section["id"] for section in found.all("section")} & set(SECTIONS)
+
+
+def test_the_page_holds_all_that_a_study_has_beside_methods(full_page):
+    assert len(full_page.all("svg")) == len(plugins.names("figures"))
+    for name in plugins.names("tables"):
+        assert {"class": "table", "id": f"table-{name}"} in full_page.all("div")
+    for text in (
+        "Trunk & more BN-Inception nothing: the study's own value", "Odd_50% <trunk> trunk odd; weights none",
+        "Embedding size, frozen 64 embedding_size 64", "Contrastive 64 65.00 ± 2.48 −5.00 ± 2.48",
+        "Binary 67.00 ± 2.48 −3.00 ± 2.48", "Triplet Contrastive −0.50 ± 4.97 0.71",
+        "published r, CUB200-2011 – 0.25 −0.16 0.79 – −0.80", "Triplet 69.50 ± 2.48 71.50 ± 0.00 +2.00 ± 2.48",
+        "No other number of this page uses these.",
+    ):  # fmt: skip
+        assert text in full_page.words, text
+
+
+def test_nothing_stands_on_the_page_twice(any_page):
+    assert max(Counter(re.findall(r"(?:Table|Figure) \d+\.", any_page.words)).values()) == 1
+    ids = [attributes["id"] for attributes in any_page.all("div") if attributes.get("id", "").startswith("table-")]
+    assert len(ids) == len(set(ids))
+
+
+def test_values_that_levels_change_are_words(tmp_path):
+    results = Results.load(write(tmp_path, everything=True))
+    changes = {"weights": {"file": "a", "sha256": None}, "crop": [1, 2], "flip": True, "urls": []}
+    results.study["factors"][0]["levels"][0]["changes"] = changes
+    words = Page(render(results, {}, {})).words
+    assert "weights file: a; sha256: none; crop 1, 2; flip yes; urls none" in words
 
 
 def test_hours_are_added_up(page):
@@ -265,11 +341,11 @@ def test_svg_ids_and_styles_stay_inside():
 
 
 def test_equal_results_give_equal_bytes(tmp_path):
-    write(tmp_path / "study", methods=NAMES[:6])
+    write(tmp_path / "study", methods=NAMES[:6], everything=True)
     made = []
     for seed in ("1", "2"):
         out = tmp_path / seed
-        code = "import sys, test_report as t; t.make_all(*map(t.Path, sys.argv[1:]))"
+        code = "import sys, test_report as t; t.make_all(*map(t.Path, sys.argv[1:]), everything=True)"
         here = Path(__file__).parent
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
         subprocess.run([sys.executable, "-c", code, tmp_path / "study", out], check=True, env=environment)

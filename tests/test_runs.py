@@ -50,7 +50,7 @@ def seeds(monkeypatch):
     """The seeds that trainings are started with; they end at once."""
     seen = []
 
-    def start(trial, protocol, trainval, fold, seed, weights, device, checkpoint, teacher):
+    def start(trial, protocol, trainval, fold, seed, weights, device, checkpoint, teacher, keep):
         seen.append(seed)
         return Outcome(torch.nn.Linear(1, 1), 0.5, 1, 2, [], None, 0.0, [])
 

@@ -137,7 +137,7 @@ def test_every_trunk_gives_maps_of_its_width_and_finite_gradients(name):
     assert maps.shape == ((3, 1 + 4 * 4, width) if name in VITS else (3, width, *maps.shape[2:]))
     with torch.inference_mode():
         assert torch.equal(built.trunk(pixels), maps)
-    embeddings, features = built.train()(images())
+    embeddings, features, *_ = built.train()(images())
     assert features.shape == (3, width) and embeddings.shape == (3, 5)
     assert embeddings.isfinite().all() and features.isfinite().all()
     embeddings.square().sum().backward()
@@ -453,7 +453,7 @@ def test_features_are_those_of_timm(tmp_path, of_timm):
         for side in (224, 64):
             pixels = (images(2, side).float() - mean) / std
             expected = network.forward_features(pixels)
-            tokens, features = built.trunk(pixels), built(images(2, side)).features
+            tokens, features, *_ = built.trunk(pixels), built(images(2, side)).features
             assert tokens.shape == (2, 1 + (side // 16) ** 2, 384)
             close(features, expected[:, 0])
             close(tokens[:, 1:], expected[:, network.num_prefix_tokens :])

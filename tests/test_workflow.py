@@ -121,8 +121,9 @@ def test_the_report_and_its_parts_are_there(project):
     made = {str(path) for path in project.files("reports/smoke")}
     page = (project.folder / "reports/smoke/index.html").read_text()
     assert "Smoke &amp; mirrors &lt;test&gt;" in page and "circle" in page
+    study = Study.load(ROOT / SMOKE)
     for kind, forms in (("tables", ("csv", "md", "tex")), ("figures", ("svg", "pdf"))):
-        for name in (path.stem for path in (ROOT / "dml" / kind).glob("[a-z]*.py")):
+        for name in study.shown(kind):
             assert {f"{kind}/{name}.{form}" for form in forms} <= made
 
 

@@ -23,7 +23,7 @@ CAPTION = (
     "small network embeds them (dots: training; crosses, drawn further out: test). It is trained with a triplet loss; "
     "with rho-regularisation as the paper describes it, where in one of a thousand triplets the positive takes the "
     "place of the negative; as the code of the paper's toy has it, where all triplets lose their pull too; and without "
-    "the pull alone, nothing replaced, which shows which of the two does what. Right: the two singular values of the "
+    "pull, but with nothing replaced, which shows which of the two does what. Right: the two singular values of the "
     "training embedding, scaled to the sum 1; the more equal, the flatter its spectrum. Dots: ten networks, each with "
     "other points, weights and batches, which its four variants share; bars: their mean with its 95% Student-t "
     "interval. P@1: of the test points, likewise. The circles show the first network; one alone would show chance."

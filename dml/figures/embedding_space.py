@@ -12,7 +12,7 @@ from dml.embedding_space import TITLES
 from dml.plotting import HEADING, INK, UNTRAINED, empty_figure, method_colours, styled
 from dml.results import Results
 from dml.tables import embedding_space
-from dml.tables.embedding_space import SEPARATED, with_interval
+from dml.tables.embedding_space import SEPARATED, correlation
 
 NEEDS = "embedding_space"
 TITLE = "Geometry of training embeddings and accuracy"
@@ -87,10 +87,10 @@ def _draw_measure(
 def _correlation(table: pd.DataFrame, dataset: str, measure: str) -> str:
     """What stands above a panel: r with its interval, and the published one."""
     own = table[(table["dataset"] == dataset) & (table["method"] == "") & (table["measure"] == measure)].squeeze()
-    ours = f"r = {with_interval(own['r'], own['low'], own['high'])}, n = {own['n']}"
+    ours = f"r = {correlation(own['r'])} ({correlation(own['low'], own['high'])}), n = {own['n']}"
     if pd.isna(own["r"]):
         ours = f"no r: {own['n']} methods" if own["n"] < 3 else "no r: the measure does not vary"
-    return f"{ours}\npublished, {own['published_of']}: r = {with_interval(own['published_r'])}"
+    return f"{ours}\npublished, {own['published_of']}: r = {correlation(own['published_r'])}"
 
 
 def _label_points(

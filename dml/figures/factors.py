@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dml.plotting import CONTEXT, HEADING, INK, empty_figure, method_colours, styled
 from dml.results import Results, ranked_methods
@@ -39,13 +39,13 @@ ROW = 0.175
 """Inches."""
 FAINT = {"color": "#59626C", "fontsize": 7.5, "fontstyle": "italic"}
 TICKS = 9
-"""Of more levels on an axis, not every one has its own tick."""
+"""At most so many of the levels on an axis have a tick."""
 
 
 @styled
 def draw(results: Results) -> Figure:
     """One panel for each data set and title of factors; two panels side by side."""
-    table = factors.build(results)
+    table = factors.measured(results)
     ways = ["", *list(results.study["retrieval"])[:WAYS]]
     table = table[(table["metric"].isin([METRIC, ""])) & table["retrieval"].isin(ways)]  # a failed run has no metric
     titles = {factor["name"]: factor["title"] for factor in results.study["factors"]}
@@ -138,7 +138,7 @@ def _draw_curves(axes: Axes, results: Results, own: pd.DataFrame) -> list[Annota
     colours, names = method_colours(results), []
     for (way, factor), line in styles.items():
         of_style = own[(own["retrieval"] == way) & (own["factor"] == factor)]
-        for method, curve in of_style.groupby("method", sort=False):
+        for method, curve in of_style.sort_values("at", kind="stable").groupby("method"):
             x, y, half_width = curve["at"].to_numpy(), 100 * curve["mean"].to_numpy(), 100 * curve["half_width"]
             drawn = {"color": colours[method], "linestyle": line, "marker": "o", "markeredgewidth": 0}
             axes.plot(x, y, linewidth=0.9 if way else 1.4, markersize=2 if way else 3.4, **drawn)
@@ -186,10 +186,9 @@ def _set_axis(axes: Axes, own: pd.DataFrame) -> None:
     at = sorted(set(own["at"]))
     if at[0] > 0 and at[-1] > LOGARITHMIC_FROM * at[0]:
         axes.set_xscale("log", base=2)
-    if len(at) <= TICKS:
-        axes.xaxis.set_major_locator(FixedLocator(at))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(at, [number(place) for place in at])
+    ticks = at[:: -(-len(at) // TICKS)]
+    axes.set_xticks(ticks, [number(place) for place in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
     for place in sorted(set(own.loc[own["level"] == "", "at"])):
         axes.axvline(place, color=CONTEXT, linewidth=1.5, zorder=0)
     axes.set_ylabel("MAP@R, %")

@@ -19,7 +19,7 @@ METRIC = "map_at_r"
 @styled
 def draw(results: Results) -> Figure:
     """One panel for each data set, a group of rows for each method; two panels side by side."""
-    table = retrieval.build(results)
+    table = retrieval.measured(results)
     of_figure = (table["metric"] == METRIC) & (table["embedding"] == "separated")
     table = table[of_figure | (table["failure"] != "")]
     if table["mean"].isna().all():

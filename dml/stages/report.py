@@ -10,20 +10,20 @@ from dml.results import Results
 from dml.stages import run
 
 
-def main(results: Path, figures: list[Path], galleries: list[Path], output: Path) -> None:
+def main(results: Path, tables: list[str], figures: list[Path], galleries: list[Path], output: Path) -> None:
     """Put sentence, tables, figures, gallery, protocol and provenance together."""
     found = Results.load(results.parent)
-    tables, drawings = {}, {}
-    for name in plugins.names("tables"):
+    presented, drawings = {}, {}
+    for name in tables:
         plugin = plugins.load("tables", name)
-        tables[name] = (plugin.TITLE, plugin.CAPTION, plugin.present(plugin.build(found), found))
+        presented[name] = (plugin.TITLE, plugin.CAPTION, plugin.present(plugin.build(found), found))
     for path in figures:
         plugin = plugins.load("figures", path.stem)
         drawings[path.stem] = (plugin.TITLE, plugin.CAPTION, path.read_text())
     pictures = [json.loads(path.read_text()) for path in galleries]
     with whole(output) as temporary:
-        temporary.write_text(render(found, tables, drawings, pictures), encoding="utf-8")
+        temporary.write_text(render(found, presented, drawings, pictures), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    run(main, results=Path, figures=[Path], galleries=[Path], output=Path)
+    run(main, results=Path, tables=[str], figures=[Path], galleries=[Path], output=Path)

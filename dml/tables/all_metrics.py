@@ -19,10 +19,10 @@ from dml.tabulation import MISSING, Cell, counts, failed, percent, presented
 TITLE = "All metrics"
 CAPTION = (
     "Percent, mean over n seeds ± half width of the 95% Student-t interval. Loaded weights that do not train are one "
-    "evaluation, without an interval; only metrics that cluster (NMI, AMI, F1) draw anew with every seed, and n is then, "
-    "say, 3 / 1. Methods are sorted by separated MAP@R, those with a failed seed (n is, say, 2 of 3) after the others. "
-    "Queries: test images with at least one image of their class in their gallery. Recall@K is the share of queries "
-    "with an image of their class among the K nearest; the CSV file has it for more K."
+    "evaluation, without an interval; only metrics that cluster (NMI, AMI, F1) draw anew with every seed, and n is "
+    "then, say, 3 / 1. Methods are sorted by separated MAP@R, those with a failed seed (n is, say, 2 of 3) after the "
+    "others. Queries: test images with at least one image of their class in their gallery. Recall@K is the share of "
+    "queries with an image of their class among the K nearest; the CSV file has it for more K."
 )
 
 

@@ -24,12 +24,14 @@ CAPTION = (
     "Embeddings of the classes that each model was trained on, beside P@1 on the test classes (separated, percent). "
     "Pi intra: mean cosine distance within a class, lower is tighter; pi inter: between the mean embeddings of "
     "classes, higher is further apart; pi ratio: their quotient. Rho: spectral decay, how far the singular values are "
-    "from being all equal, in nats; 0 is a flat spectrum. rho@2 leaves out the largest value, rho@10 the nine largest, "
-    "rho@-1 measures from the other side. Mean over n seeds ± half width of the 95% Student-t interval. Last rows: "
-    "Pearson's r of each measure and P@1 over the n methods that train, with its 95% interval (Fisher's z), and the r "
-    "that Roth et al. (ICML 2020) have over theirs. With few methods the interval is wide, whatever r is."
+    "from being all equal, in nats; 0 is a flat spectrum. rho@2 leaves out the largest value. Mean over n seeds ± half "
+    "width of the 95% Student-t interval. Last rows: Pearson's r of each measure and P@1 over the n methods that "
+    "train, with its 95% interval (Fisher's z), and the r that Roth et al. (ICML 2020) have over theirs. With few "
+    "methods the interval is wide, whatever r is. The CSV file also has rho@10, without the nine largest values, and "
+    "rho@-1, measured from the other side."
 )
 SEPARATED = ("separated", "precision_at_1")
+SHOWN = ("pi_intra", "pi_inter", "pi_ratio", "rho_1", "rho_2")
 PUBLISHED = {
     "CUB200-2011": {"pi_intra": 0.25, "pi_inter": -0.16, "pi_ratio": 0.79, "rho_2": -0.80},
     "CARS196": {"pi_intra": 0.39, "pi_inter": -0.08, "pi_ratio": 0.65, "rho_2": -0.85},
@@ -62,9 +64,9 @@ def build(results: Results) -> pd.DataFrame:
             if not found:
                 rows.append(place | {"failure": failure_reason(results, dataset, method)})
         of = DATASETS.get(dataset, ELSEWHERE)
-        for measure, correlation in correlations(results, dataset).items():
+        for measure, found in correlations(results, dataset).items():
             published = {"published_r": PUBLISHED[of].get(measure, math.nan), "published_of": of}
-            rows.append({"dataset": dataset, "method": "", "measure": measure} | correlation | published)
+            rows.append({"dataset": dataset, "method": "", "measure": measure} | found | published)
     types = {
         "dataset": object, "method": object, "measure": object, "mean": float, "half_width": float, "n": "Int64",
         "r": float, "low": float, "high": float, "published_r": float, "published_of": object, "failure": object,
@@ -73,12 +75,13 @@ def build(results: Results) -> pd.DataFrame:
 
 
 def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """One row for each method and two for the correlations, one block for each data set."""
-    measures = [measure for measure in TITLES if measure in set(table["measure"])]
+    """One row for each method and three for the correlations, one block for each data set."""
+    measures = [measure for measure in SHOWN if measure in set(table["measure"])]
     names = ["Method", metric_title(SEPARATED[1]), *(TITLES[measure] for measure in measures), "n"]
     incomplete = {dataset: incomplete_methods(results, dataset) for dataset in results.datasets}
     rows, headings = [], []
-    for (dataset, method), group in table.groupby(["dataset", "method"], sort=False):
+    of_page = table[~table["measure"].isin(set(TITLES) - set(SHOWN))]
+    for (dataset, method), group in of_page.groupby(["dataset", "method"], sort=False):
         if not method:
             lines = _correlated(group, names)
         else:
@@ -138,18 +141,21 @@ def _cell(measured: pd.Series) -> tuple[str, str]:
 
 
 def _correlated(group: pd.DataFrame, names: list[str]) -> list[dict]:
-    """The rows of r: ours with its interval, and the published one."""
-    ours = dict.fromkeys(names, MISSING) | {"Method": "r with P@1"}
-    theirs = dict.fromkeys(names, MISSING) | {"Method": f"published r, {group['published_of'].iloc[0]}"}
+    """The rows of r, of its interval, and of the published one."""
+    of = group["published_of"].iloc[0]
+    titles = {"ours": "r with P@1", "interval": "its 95% interval", "published": f"published r, {of}"}
+    rows = {key: dict.fromkeys(names, MISSING) | {"Method": title} for key, title in titles.items()}
     for _, row in group.iterrows():
-        ours[TITLES[row["measure"]]] = with_interval(row["r"], row["low"], row["high"])
-        theirs[TITLES[row["measure"]]] = with_interval(row["published_r"])
-    return [ours | {"n": counts(group["n"])}, theirs]
+        column = TITLES[row["measure"]]
+        rows["ours"][column] = correlation(row["r"])
+        rows["interval"][column] = correlation(row["low"], row["high"])
+        rows["published"][column] = correlation(row["published_r"])
+    rows["ours"]["n"] = counts(group["n"])
+    return list(rows.values())
 
 
-def with_interval(r: float, low: float = math.nan, high: float = math.nan) -> str:
-    """A correlation as "−0.80 (−0.92 to −0.53)"."""
-    if math.isnan(r):
+def correlation(*values: float) -> str:
+    """A correlation as "−0.80", or an interval of them as "−0.92 to −0.53"."""
+    if any(map(math.isnan, values)):
         return MISSING
-    text = f"{r:.2f}" if math.isnan(low) else f"{r:.2f} ({low:.2f} to {high:.2f})"
-    return text.replace("-", MINUS)
+    return " to ".join(f"{value:.2f}" for value in values).replace("-", MINUS)

@@ -1,13 +1,12 @@
 """What is varied beside the methods: how well each method does on every level of every factor."""
 
-from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from dml.results import Results, estimate, failure_reason, metric_title, per_seed
-from dml.tables.pairs import compared, marked
+from dml.tables.pairs import Compared, compared, marked
 from dml.tabulation import MISSING, Cell, counts, failed, percent, presented
 
 NEEDS = "factors"
@@ -17,17 +16,30 @@ CAPTION = (
     "seeds ± half width of the 95% Student-t interval. Bold: the study's own value, where it belongs to the factor. "
     "Difference: the level minus the study's own value, in percentage points, mean in pairs over seeds ± half width of "
     "its 95% interval. †: not told from the study's own value (paired t-test over seeds, corrected for the number of a "
-    "method's levels after Holm, 5%). The CSV file also has the other ways of retrieval."
+    "method's levels after Holm, 5%). The CSV file also has the means of other ways of retrieval."
 )
 METRICS = ("precision_at_1", "map_at_r")
 
 
+KEYS = ["dataset", "factor", "method", "run", "retrieval", "metric"]
+
+
 def build(results: Results) -> pd.DataFrame:
+    """The rows of `measured`, with the differences from the study's own value where the retrieval is the plain one.
+
+    `difference` is the run minus the method's run on the study's own value, over `pairs` of seeds.
+    """
+    found = compared(results, _values_beside_own(results), KEYS, ["dataset", "factor", "method", "metric"])
+    found = found.rename(columns={"n": "pairs", "half_width": "difference_half_width"})
+    table = measured(results).merge(found, on=KEYS, how="left").astype({"pairs": "Int64"})
+    return table[[*table.columns.drop("failure"), "failure"]]
+
+
+def measured(results: Results) -> pd.DataFrame:
     """One row for each data set, factor, method, level, way of retrieval and metric; values are shares in [0, 1].
 
-    The study's own value of a factor has an empty `level`; `at` is where a level stands on an axis. `difference` is the
-    run minus the method's run on the study's own value, over `pairs` of seeds. A run without any value has a single row
-    that gives its `failure`.
+    The study's own value of a factor has an empty `level`; `at` is where a level stands on an axis. A run without any
+    value has a single row that gives its `failure`.
     """
     rows = []
     for dataset in results.datasets:
@@ -37,8 +49,7 @@ def build(results: Results) -> pd.DataFrame:
     types = {
         "dataset": object, "factor": object, "curve": object, "method": object, "level": object, "title": object,
         "at": float, "run": object, "retrieval": object, "metric": object, "mean": float, "half_width": float,
-        "n": "Int64", "difference": float, "difference_half_width": float, "pairs": "Int64", "p": float,
-        "p_holm": float, "tied": "boolean", "failure": object,
+        "n": "Int64", "failure": object,
     }  # fmt: skip
     texts = dict.fromkeys(("retrieval", "metric", "failure"), "")
     return pd.DataFrame(rows, columns=list(types)).astype(types).fillna(texts)
@@ -71,18 +82,21 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
 
 def _rows_of_method(results: Results, dataset: str, factor: dict[str, Any], method: str) -> list[dict]:
     levels = _levels(factor, method)
-    own = method if factor["study"] is not None else None
-    measured = {
-        (way, metric): _estimates(results, dataset, method, [level["run"] for level in levels], own, way, metric)
+    runs = [level["run"] for level in levels]
+    values = {
+        (way, metric): per_seed(results, dataset, "separated", metric, names=runs, retrieval=way)
         for way, metric in product(["", *results.study["retrieval"]], METRICS)
     }
     rows = []
     for level in levels:
+        run = level["run"]
         place = {"dataset": dataset, "factor": factor["name"], "curve": factor["curve"], "method": method} | level
-        found = {key: of_runs[level["run"]] for key, of_runs in measured.items() if level["run"] in of_runs}
-        rows += [place | {"retrieval": way, "metric": metric} | e for (way, metric), e in found.items()]
+        found = {key: estimate(results, method, of_runs[run]) for key, of_runs in values.items() if run in of_runs}
+        for (way, metric), (mean, half_width, n) in found.items():
+            numbers = {"mean": mean, "half_width": half_width, "n": n}
+            rows.append(place | {"retrieval": way, "metric": metric} | numbers)
         if not found:
-            rows.append(place | {"failure": failure_reason(results, dataset, level["run"])})
+            rows.append(place | {"failure": failure_reason(results, dataset, run)})
     return rows
 
 
@@ -99,21 +113,21 @@ def _levels(factor: dict[str, Any], method: str) -> list[dict[str, Any]]:
     return sorted(levels, key=lambda level: level["at"]) if placed else levels
 
 
-def _estimates(
-    results: Results, dataset: str, method: str, runs: Sequence[str], own: str | None, way: str, metric: str
-) -> dict[str, dict]:
-    """Run -> mean, half width and n, and what differs from the run `own`, of a method's runs that have a value."""
-    values = per_seed(results, dataset, "separated", metric, names=runs, retrieval=way)
-    found = {
-        run: dict(zip(("mean", "half_width", "n"), estimate(results, method, values[run]), strict=True))
-        for run in values
-    }
-    if own in values:
-        differences = compared(results, values, own, dict.fromkeys(values, method)).drop(own)
-        names = {"n": "pairs", "half_width": "difference_half_width"}
-        for run, difference in differences.rename(columns=names).iterrows():
-            found[run] |= difference.to_dict()
-    return found
+def _values_beside_own(results: Results) -> list[Compared]:
+    """Every level beside the study's own value, of the factors that it belongs to."""
+    rows = []
+    factors = [factor for factor in results.study["factors"] if factor["study"] is not None]
+    for dataset, factor, metric in product(results.datasets, factors, METRICS):
+        for method in factor["methods"]:
+            runs = [level["run"] for level in _levels(factor, method)]
+            values = per_seed(results, dataset, "separated", metric, names=runs)
+            place = {"dataset": dataset, "factor": factor["name"], "method": method, "retrieval": "", "metric": metric}
+            rows += [
+                Compared(place | {"run": run}, values[run], values[method], (method, method))
+                for run in values
+                if method in values and run != method
+            ]
+    return rows
 
 
 def _heading(factor: dict[str, Any]) -> str:

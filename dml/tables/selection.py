@@ -11,10 +11,10 @@ TITLE = "What choosing the model by the test would feign"
 CAPTION = (
     "A warning, not a result: no other number of this page uses what stands here. Chosen by validation: the models of "
     "this study, as everywhere else. Chosen by the test: of each training, the highest test value that any of its "
-    "validated models has, for each metric another model if need be, as Roth et al. (ICML 2020) and many others report "
-    "it. Feigned: the second minus the first, in percentage points. Separated, percent, mean over n seeds ± half width "
-    "of the 95% Student-t interval. The highest of several values is never below the chosen one, so a difference "
-    "above 0 says nothing in favour of a method: it is the bias that an honest comparison leaves out."
+    "validated models has, for each metric another model if need be, as Roth et al. (ICML 2020) take it. Feigned: the "
+    "second minus the first, in percentage points. Separated, percent, mean over n seeds ± half width of the 95% "
+    "Student-t interval. The highest of several values is never below the chosen one, so a difference above 0 says "
+    "nothing in favour of a method: it is the bias that an honest comparison leaves out."
 )
 METRICS = ("precision_at_1", "map_at_r")
 

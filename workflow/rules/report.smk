@@ -127,8 +127,8 @@ rule gallery:
             for fold in range(PROTOCOL.folds)
         ],
         folds=f"{RESULTS}/{{dataset}}/folds.csv",
-        test=OWN_SIDE + "/test.sha256",
-        pixels=ancient(multiext(OWN_SIDE + "/test", ".pixels", ".npz")),
+        test=f"{OWN_SIDE}/test.sha256",
+        pixels=ancient(multiext(f"{OWN_SIDE}/test", ".pixels", ".npz")),
     output:
         f"{RESULTS}/{{dataset}}/gallery.json",
     log:
@@ -167,6 +167,7 @@ rule report:
     params:
         code=REPORT_CODE,
         drawings=rules.figures.output.svg,
+        shown=TABLES,
     shell:
-        "python -m dml.stages.report --results {input.metrics:q} --figures {params.drawings:q}"
+        "python -m dml.stages.report --results {input.metrics:q} --tables {params.shown:q} --figures {params.drawings:q}"
         " --galleries {input.galleries:q} --output {output:q} 2> {log:q}"
