@@ -26,6 +26,7 @@ STYLE = {
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
     "font.size": 8.5,
     "text.color": INK,
+    "text.parse_math": False,
     "axes.edgecolor": "#8C939B",
     "axes.labelcolor": INK,
     "axes.labelsize": 8.5,

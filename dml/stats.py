@@ -63,12 +63,17 @@ def paired_comparison(values: pd.DataFrame, best: str | None = None) -> pd.DataF
     compared[best] = {"n": int(values[best].count()), "difference": 0.0, "half_width": 0.0, "p": math.nan}
     table = pd.DataFrame.from_dict(compared, orient="index").loc[list(values.columns)]
 
-    table["p_holm"] = math.nan
-    tested = table["p"].notna()
-    if tested.any():
-        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], alpha=SIGNIFICANCE, method="holm")[1]
+    table["p_holm"] = holm(table["p"])
     table["tied"] = ~(table["p_holm"] < SIGNIFICANCE)
     return table.rename_axis("method")
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p values after Holm's step-down correction (Holm 1979) for their number; NaN is no test and does not count."""
+    corrected, tested = pd.Series(math.nan, index=p.index), p.notna()
+    if tested.any():
+        corrected[tested] = multipletests(p[tested], alpha=SIGNIFICANCE, method="holm")[1]
+    return corrected
 
 
 def _against(method: pd.Series, best: pd.Series) -> dict[str, float]:

@@ -509,6 +509,11 @@ class Study(Checked):
             unknown = sorted(set(factor.methods or []) - names)
             if unknown:
                 raise ValueError(f"factors.{name}: '{unknown[0]}' is no method of the study")
+            places = [level.at for level in factor.levels.values()] + [factor.at] * (factor.study is not None)
+            if any(place is None for place in places) and any(place is not None for place in places):
+                raise ValueError(
+                    f"factors.{name}: give `at` to all of its levels and, if it has `study`, to itself, or to none"
+                )
             for level, changes in factor.levels.items():
                 _refuse_name(level)
                 if levels.count(level) > 1:

@@ -92,6 +92,18 @@ def percent(value: float, half_width: float = math.nan) -> str:
     return text if pd.isna(half_width) else f"{text} ± {100 * half_width:.2f}"
 
 
+def signed(difference: float, half_width: float = math.nan) -> str:
+    """A difference of shares as "+1.20 ± 0.30" percentage points."""
+    if abs(difference) < 0.00005:
+        return percent(0.0, half_width)
+    return ("+" if difference > 0 else "") + percent(difference, half_width)
+
+
+def marked(difference: float, half_width: float, tied: bool) -> Cell:
+    """A `signed` difference, marked where a test does not tell it from none."""
+    return Cell(signed(difference, half_width), mark=TIED if not pd.isna(tied) and tied else "")
+
+
 def p_value(p: float) -> str:
     """A p value with two significant digits, "< 0.001" where it is smaller."""
     if pd.isna(p):

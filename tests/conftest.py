@@ -1,5 +1,6 @@
 """A data set small enough to train on in a second: stripes, whose direction is the class, in any two colours."""
 
+import gc
 import os
 
 # Before torch is imported: tests that train are small, and share the machine with others.
@@ -39,6 +40,10 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     rank = {name: n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # some libraries look for garbage again and again, among millions of objects that stay
 
 
 MEASURED = pytest.StashKey[dict]()

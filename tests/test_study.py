@@ -365,6 +365,7 @@ def test_a_level_holds_hyperparameters_of_those_methods_that_have_them():
         ({"methods": ["rkd"]}, "learns from a finished 'triplet_distance_weighted': add `- triplet_dist"),
         ({"methods": ["deep_spectral"]}, "protocol.batch_size 32 must be above protocol.embedding_size 128"),
         ({"methods": ["fastap_hierarchical"], "datasets": ["cub200"]}, "of two super-classes, and 'cub200'"),
+        (one_level(at=3), "factors.f: give `at` to all of its levels and, if it has `study`, to itself, or to none"),
         ({"pairs": {"contrastive": "triplet"}}, "pairs: 'triplet' is no method of the study"),
         ({"toys": ["accuracy"]}, "toys: 'accuracy' is no figure of made-up data"),
         ({"retrieval": {"Re rank": {"title": "x", "rerank": {}}}}, "'Re rank': expected a name"),

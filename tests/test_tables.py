@@ -7,10 +7,11 @@ from example_results import METHODS, NAMES, write
 
 from dml import plugins, tabulation
 from dml.results import Results, failure_reason, incomplete_methods, metric_title, per_seed, ranked_methods
+from dml.stats import holm
 from dml.tables.costs import STAGES
 from dml.tables.embedding_space import shown
-from dml.tables.pairs import holm, in_nats, signed
-from dml.tabulation import Cell, write_csv, write_latex, write_markdown
+from dml.tables.pairs import in_nats
+from dml.tabulation import Cell, signed, write_csv, write_latex, write_markdown
 
 T_QUANTILE = 4.302652729749464  # Student t, 97.5 %, two degrees of freedom
 HALF_WIDTH = T_QUANTILE * 0.01 / 3**0.5  # of values that differ by 0.01 from one to the next

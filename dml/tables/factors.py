@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from dml.differences import Compared, compared
 from dml.results import Results, estimate, failure_reason, metric_title, per_seed
-from dml.tables.pairs import Compared, compared, marked
-from dml.tabulation import MISSING, Cell, counts, failed, percent, presented
+from dml.tabulation import MISSING, Cell, counts, failed, marked, percent, presented
 
 NEEDS = "factors"
 TITLE = "Accuracy on the levels of factors"

@@ -1,17 +1,14 @@
 """What an addition gains: a method beside the one that it adds something to, in pairs over seeds."""
 
 import math
-from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
+from dml.differences import Compared, compared
 from dml.embedding_space import TITLES
-from dml.results import Results, estimate, failure_reason, metric_title, per_seed
-from dml.stats import SIGNIFICANCE, paired_comparison
-from dml.tabulation import MINUS, MISSING, TIED, Cell, failed, p_value, percent, presented
+from dml.results import Results, failure_reason, metric_title, per_seed
+from dml.tabulation import MINUS, MISSING, failed, p_value, presented, signed
 
 NEEDS = "pairs"
 TITLE = "What an addition gains"
@@ -72,65 +69,12 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     return presented(rows, headings, names)
 
 
-class Compared(NamedTuple):
-    """Two runs to be compared: what tells this row from others, the values of both over seeds, and their methods."""
-
-    place: dict[str, str]
-    values: pd.Series
-    base: pd.Series
-    methods: tuple[str, str]
-
-
-def compared(results: Results, rows: Sequence[Compared], keys: Sequence[str], families: Sequence[str]) -> pd.DataFrame:
-    """Each row's place (its `keys`), and what it differs from its base: difference, half_width, n, p, p_holm, tied.
-
-    In pairs over seeds, as in `paired_comparison`, but corrected after Holm among the rows that are equal in
-    `families`, some of the keys. Rows without a seed in common are left out. Two runs of which each is one evaluation
-    (see `dml.results.estimate`) have no interval and no test; `tied` is empty where there is no test.
-    """
-    rows = [row for row in rows if (row.values - row.base).notna().any()]
-    differences = pd.DataFrame({i: row.values - row.base for i, row in enumerate(rows)})
-    found = pd.DataFrame(columns=["difference", "half_width", "n", "p"], dtype=float)
-    if rows:  # all in one call: whatever their number, statsmodels takes 0.05 s for each
-        found = paired_comparison(differences.assign(none=0.0), "none").drop("none")[list(found)].reset_index(drop=True)
-    found.loc[[_is_one_evaluation(results, row) for row in rows], ["half_width", "p"]] = math.nan
-    places = pd.DataFrame([row.place for row in rows], columns=list(keys), dtype=object)
-    table = pd.concat([places, found], axis=1)
-    table["p_holm"] = table.groupby(list(families))["p"].transform(holm)
-    table["tied"] = (table["p_holm"] >= SIGNIFICANCE).astype("boolean").where(table["p_holm"].notna())
-    return table
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """p values after Holm's step-down correction for their number; NaN is no test and does not count."""
-    ascending = p.dropna().sort_values()
-    corrected = ascending * np.arange(len(ascending), 0, -1)
-    return corrected.cummax().clip(upper=1.0).reindex(p.index)
-
-
-def signed(difference: float, half_width: float = math.nan) -> str:
-    """A difference of shares as "+1.20 ± 0.30" percentage points."""
-    if abs(difference) < 0.00005:
-        return percent(0.0, half_width)
-    return ("+" if difference > 0 else "") + percent(difference, half_width)
-
-
-def marked(difference: float, half_width: float, tied: bool) -> Cell:
-    """A `signed` difference, marked where a test does not tell it from none."""
-    return Cell(signed(difference, half_width), mark=TIED if not pd.isna(tied) and tied else "")
-
-
 def in_nats(difference: float, half_width: float = math.nan) -> str:
     """A difference of rho as "−0.120 ± 0.030"."""
     if math.isnan(difference):
         return MISSING
     text = "0.000" if abs(difference) < 0.0005 else f"{difference:+.3f}".replace("-", MINUS)
     return text if math.isnan(half_width) else f"{text} ± {half_width:.3f}"
-
-
-def _is_one_evaluation(results: Results, row: Compared) -> bool:
-    of_both = zip(row.methods, (row.values, row.base), strict=True)
-    return all(math.isnan(estimate(results, method, values)[1]) for method, values in of_both)
 
 
 def _values(results: Results) -> list[Compared]:

@@ -4,6 +4,7 @@ from itertools import product
 
 import pandas as pd
 
+from dml.differences import Compared, compared
 from dml.results import (
     EMBEDDINGS,
     Results,
@@ -14,8 +15,7 @@ from dml.results import (
     per_seed,
     ranked_methods,
 )
-from dml.tables.pairs import Compared, compared, marked
-from dml.tabulation import MISSING, counts, failed, percent, presented
+from dml.tabulation import MISSING, counts, failed, marked, percent, presented
 
 NEEDS = "retrieval"
 TITLE = "Other ways of retrieval"

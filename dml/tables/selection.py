@@ -3,8 +3,7 @@
 import pandas as pd
 
 from dml.results import Results, estimate, failure_reason, incomplete_methods, metric_title, ranked_methods
-from dml.tables.pairs import signed
-from dml.tabulation import MISSING, counts, failed, percent, presented
+from dml.tabulation import MISSING, counts, failed, percent, presented, signed
 
 NEEDS = "checkpoints"
 TITLE = "What choosing the model by the test would feign"

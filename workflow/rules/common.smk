@@ -89,7 +89,7 @@ def code_of(*names):
 
 REPORT_CODE = [
     *(plugins.fingerprint(kind, name) for kind in ("tables", "figures") for name in plugins.names(kind)),
-    code_of("gallery", "plotting", "report", "results", "stats", "tabulation"),
+    code_of("differences", "embedding_space", "gallery", "plotting", "report", "results", "stats", "tabulation"),
     hashlib.sha256((PACKAGE / "report.html.j2").read_bytes()).hexdigest()[:16],
 ]
 

@@ -7,6 +7,11 @@ FIGURES = STUDY.shown("figures")
 TABLES_ABOUT = {
     "hyperparameters": "Search",
     "failures": "Failures",
+    "factors": "Factors",
+    "retrieval": "Retrieval",
+    "pairs": "Additions",
+    "embedding_space": "Geometry",
+    "selection": "Choosing by the test",
     "costs": "Provenance",
     "runs": "Provenance",
 }
