@@ -29,6 +29,7 @@ class Method(nn.Module):
       of the method's own weights and is not handed to the constructor;
     - `DEFAULTS`: a value for each of `RANGES`, that of the method's authors where they give one;
     - `IMAGES_PER_CLASS`: how many images of a class a batch holds;
+    - `BATCH_EXCEEDS_EMBEDDING`, True if it learns nothing from batches of no more images than an embedding has numbers;
     - `BATCHES`, if batches are not drawn from all classes alike: see `dml.sampling`;
     - `TEACHER`, if it learns from the finished model of another method: that method's name;
 

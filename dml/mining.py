@@ -49,8 +49,8 @@ def weights_by_distance(distance: Tensor, mask: Tensor, dimensions: int) -> Tens
 
     On a sphere of D dimensions the density of distances is q(d) ~ d^(D - 2) (1 - d^2 / 4)^((D - 3) / 2). An item under
     the mask weighs 1 / q(d), d at least `NEAREST`, others 0; the largest weight of a row is 1. Wu et al., "Sampling
-    Matters in Deep Embedding Learning", ICCV 2017, section 3.2, who also leave out items beyond 1.4: as Roth et al.
-    (ICML 2020) do not, so is it here.
+    Matters in Deep Embedding Learning", ICCV 2017, who also leave out items beyond 1.4: as Roth et al. (ICML 2020)
+    do not, so is it here.
     """
     distance = distance.clamp(min=NEAREST)
     rest = (1 - distance.square() / 4).clamp(min=torch.finfo(distance.dtype).eps)
@@ -116,6 +116,26 @@ def rho_regularised(triplets: Triplets, rho: float, like: Tensor) -> Triplets:
         torch.where(switched, triplets.positives, triplets.negatives),
         triplets.exist,
     )
+
+
+class DrawnByDistance:
+    """To stand before `Method` in the bases of a method whose negatives are drawn by distance."""
+
+    embedding_size: int
+
+    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> Triplets:
+        """One triplet for each anchor, of all pairs' distances and masks (B, B)."""
+        return triplets_by_distance(distance, positives, negatives, self.embedding_size)
+
+
+class RhoRegularised:
+    """To stand in the bases before the method whose drawn triplets are rho-regularised."""
+
+    rho: float
+
+    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> Triplets:
+        """One triplet for each anchor, of all pairs' distances and masks (B, B)."""
+        return rho_regularised(super().draw(distance, positives, negatives), self.rho, distance)
 
 
 def _have_both(positives: Tensor, negatives: Tensor) -> Tensor:

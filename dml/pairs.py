@@ -44,6 +44,22 @@ def squared_distances(vectors: Tensor) -> Tensor:
     return squares * (squares > ROUNDING * torch.finfo(squares.dtype).eps * scale)
 
 
+def square_roots(squares: Tensor) -> Tensor:
+    """Roots of numbers (...), none below 0. The root of 0 has zero gradient, where that of `sqrt` is infinite."""
+    zero = squares == 0
+    return squares.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+def noise_to_signal(units: Tensor) -> Tensor:
+    """var(a - b) / var(a) (B, B) over the features of each a and b of vectors (B, D) of length one.
+
+    A vector whose features are all equal has no variance; it is given the smallest that rounding can tell from zero.
+    """
+    centred = units - units.mean(dim=1, keepdim=True)
+    signal = centred.square().sum(dim=1, keepdim=True).clamp(min=torch.finfo(centred.dtype).eps)
+    return squared_distances(centred) / signal
+
+
 def positives_and_negatives(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Masks (B, B): another image of the same class, an image of another class."""
     same = labels[:, None] == labels
@@ -60,6 +76,16 @@ def handicapped(cosines: Tensor, labels: Tensor, margin: float) -> Tensor:
 def log_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
     """log(sum of e^x) (B, 1) of those x of each row that are under the mask; as good as -infinity if there is none."""
     return torch.where(mask, exponents, torch.finfo(exponents.dtype).min).logsumexp(dim=1, keepdim=True)
+
+
+def log_one_plus_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
+    """log(1 + sum of e^x) (B,) over those x of each row that are under the mask.
+
+    As a cross-entropy: the 1 is the e^0 of one more class, and the right answer.
+    """
+    logits = F.pad(torch.where(mask, exponents, -torch.inf), (1, 0))
+    right = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, right, reduction="none")
 
 
 def mean(terms: Tensor, mask: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def missing_recall(items, labels, temperature, rank_temperature):
             ranks.append(1 + total(torch.sigmoid((s[y] - s[x]) / temperature) for y in others))
         recalls = []
         for k in (1, 2, 4, 8, 16):
-            hits = total(torch.sigmoid((k - rank) / rank_temperature) for rank in ranks)
+            hits = total(torch.sigmoid((k - rank) / (rank_temperature * k)) for rank in ranks)
             recalls.append(min(hits, k) / min(len(positives), k) if positives else None)
         if positives:
             losses.append(1 - mean(recalls))
@@ -182,7 +182,7 @@ def rkd(embeddings, teacher, angle_weight):
             angles += [torch.stack(directions) @ direction for direction in directions]
         return distances, torch.cat(angles)
 
-    (distances, angles), (wanted_distances, wanted_angles) = relations(embeddings), relations(unit_length(teacher))
+    (distances, angles), (wanted_distances, wanted_angles) = map(relations, map(unit_length, (embeddings, teacher)))
     return smooth_l1(distances, wanted_distances).mean() + angle_weight * smooth_l1(angles, wanted_angles).mean()
 
 

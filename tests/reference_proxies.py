@@ -45,7 +45,7 @@ def proxy_anchor(embeddings, labels, alpha, margin, proxies):
 def proxy_gml(embeddings, labels, r, reg_weight, proxies):
     z, proxies = unit_length(embeddings), unit_length(proxies)
     num_classes, per_class = proxies.shape[:2]
-    neighbours = max(math.ceil(r * num_classes * per_class), per_class)
+    neighbours = max(math.ceil(r * num_classes * per_class), 2 * per_class)
 
     losses = []
     for x, label in zip(z, labels.tolist(), strict=True):

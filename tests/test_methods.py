@@ -20,6 +20,7 @@ from dml import mining, pairs, plugins
 from dml.augmentation import normalise
 from dml.method import Method, Outputs
 from dml.model import Model
+from dml.protocol import Protocol
 from dml.search import Range
 from dml.training import build_method, build_optimizers
 from dml.trial import SIZES, Trial
@@ -155,7 +156,8 @@ def largest_difference(found, expected):
 def test_literals(name):
     title, images_per_class = (plugins.literal("methods", name, key) for key in ("TITLE", "IMAGES_PER_CLASS"))
     assert isinstance(title, str) and title
-    assert isinstance(images_per_class, int) and images_per_class >= 1
+    assert isinstance(images_per_class, int)
+    assert 1 <= images_per_class <= Protocol.model_fields["batch_size"].default / 4  # negatives of some classes
     for searched in ranges_of(name).values():
         if "choices" in searched:
             assert searched.keys() == {"choices"} and len(searched["choices"]) > 1
@@ -163,6 +165,8 @@ def test_literals(name):
             assert {"low", "high"} <= searched.keys() <= {"low", "high", "log", "integer"}
             assert searched["low"] < searched["high"]
             assert searched["low"] > 0 or not searched.get("log")
+    if "loss_lr" in ranges_of(name):  # beyond, the first step makes weights too long to be turned
+        assert ranges_of(name)["loss_lr"]["high"] <= 10
     defaults = plugins.literal("methods", name, "DEFAULTS")
     assert defaults.keys() == ranges_of(name).keys()
     for key, value in defaults.items():

@@ -241,6 +241,14 @@ def test_without_rho_it_is_the_loss_that_is_regularised(name):
     assert plain > 0 and regularised == plain
 
 
+@pytest.mark.parametrize("name", ["triplet", "contrastive", "margin", "snr"])
+def test_by_default_it_differs_in_rho_alone(name):
+    plain, regularised = (
+        plugins.literal("methods", found, "DEFAULTS") for found in (f"{name}_distance_weighted", f"r_{name}")
+    )
+    assert regularised == plain | {"rho": regularised["rho"]}
+
+
 def test_with_rho_always_a_class_is_only_pushed_apart():
     embeddings = batch()
     method = build("r_triplet", margin=5.0, rho=1.0)

@@ -136,6 +136,18 @@ def test_recall_at_k_becomes_recall_at_k():
     assert at.item() == pytest.approx(1 - sum(halves) / len(ks), abs=1e-9)
 
 
+@pytest.mark.parametrize("loss", [RecallAtK, RecallAtKSiMix])
+def test_recall_at_k_moves_embeddings_that_begin_alike(loss):
+    """As those of a network that nothing has trained: every positive then is about as far back as half the batch."""
+    embeddings, labels = batch(28, 4, size=64)
+    embeddings = (1 + 0.1 * F.normalize(embeddings.detach()) * 64**0.5).requires_grad_()
+    alike = cosines(embeddings)[~torch.eye(112, dtype=torch.bool)]
+    assert alike.mean() == pytest.approx(0.99, abs=0.001) and alike.std() < 0.002
+    torch.manual_seed(0)
+    _, gradient = value_and_gradient(loss(28, 64, 0.01, 1.0)(embeddings, labels), embeddings)
+    assert (gradient.norm(dim=1) > 1e-5).all()
+
+
 def test_simix_without_pairs_to_mix_learns_nothing():
     embeddings, labels = batch(6, 1)
     loss, gradient = value_and_gradient(RecallAtKSiMix(6, SIZE, 0.01, 1.0)(embeddings, labels), embeddings)
@@ -299,11 +311,12 @@ def distilled(student, teacher):
     return RKD(4, SIZE, angle_weight=2.0).objective(Outputs(student, student, None, teacher), torch.zeros(len(teacher)))
 
 
-def test_rkd_is_content_with_a_copy_of_the_teacher_that_is_scaled_turned_and_moved():
+def test_rkd_is_content_with_a_copy_of_the_teacher_that_is_scaled_and_turned_but_not_moved():
     teacher, _ = batch(4, 3)
     turn, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     teacher = teacher.detach()
-    student = (7 * F.normalize(teacher) @ turn + 3).requires_grad_()
+    student = (7 * teacher @ turn).requires_grad_()
     loss, gradient = value_and_gradient(distilled(student, teacher), student)
     assert loss < 1e-20 and gradient.abs().max() < 1e-10
-    assert distilled(teacher, teacher) > 1e-3  # not normalised, as the teacher is
+    moved = F.normalize(teacher) @ turn + 3  # all distances and angles are the teacher's, and all cosines near 1
+    assert cosines(moved).min() > 0.9 and distilled(moved, teacher) > 1e-3

@@ -72,13 +72,23 @@ def test_proxy_gml_with_all_proxies_is_a_softmax_over_the_sums_of_cosines():
     assert_equal([method(embeddings, labels)], [F.cross_entropy(logits, labels)])
 
 
-def test_proxy_gml_never_leaves_out_the_own_class():
-    """With places for the own class only there is nothing to be told apart, however far its proxies are."""
-    method, embeddings, labels = of_batch("proxy_gml", r=0.01, reg_weight=0.0)
+def test_proxy_gml_tells_the_own_class_from_as_many_proxies_of_others_at_the_least():
+    """However small r is and however far the own proxies are, with each image something is to be learnt."""
+    method, embeddings, labels = of_batch("proxy_gml", r=0.01, reg_weight=0.0, proxies_per_class=3)
     with torch.no_grad():
-        method.proxies[labels[0]] = -embeddings[0]
-    loss, *gradients = value_and_gradients(method(embeddings, labels), [embeddings, method.proxies])
-    assert loss == 0 and all((gradient == 0).all() for gradient in gradients)
+        method.proxies[labels[0]] -= embeddings[0]
+    cosines = (F.normalize(embeddings) @ F.normalize(method.proxies, dim=2).flatten(0, 1).T).unflatten(1, (-1, 3))
+    own = F.one_hot(labels, len(method.proxies)).bool()
+    kept = method._nearest(cosines.detach(), labels)
+    assert kept[own].all()
+    assert (kept[~own].view(len(labels), -1).sum(dim=1) == 3).all()
+    loss, gradient = value_and_gradients(method(embeddings, labels), [embeddings])
+    assert loss > 0 and (gradient.norm(dim=1) > 1e-4).all()
+
+
+def test_proxy_gml_of_one_class_has_nothing_to_tell_apart():
+    method = CLASSES["proxy_gml"](1, EMBEDDING_SIZE, r=0.05, reg_weight=0.0)
+    assert method(torch.randn(4, EMBEDDING_SIZE), torch.zeros(4, dtype=torch.long)) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ the group

@@ -20,7 +20,9 @@ dimensions.
 Departures: in the adversarial term, the authors' code bounds the lengths of heads and of what the networks make by
 penalties on weights instead, and stops the heads' gradient before the trunk; here a method sees embeddings and not how
 they are made. `adversary` is therefore on a scale of its own, and its default a guess. Of the two variants of boosting
-in that code this is the one with eta.
+in that code this is the one with eta; its run.sh uses the other, with v_k = 1/2 + 0.06 (u_1 + ... + u_k) and, of
+negative pairs, from the second head on twice the w_k. The code divides the sum over positive pairs by a number that
+counts each image with itself too: with n images a class that is (n - 1) / n of the mean here.
 """
 
 from itertools import combinations
@@ -41,8 +43,8 @@ RANGES = {  # around the paper's beta of 0.5 and negative_cost of 25, which fixe
     "adversary": {"low": 1e-5, "high": 1.0, "log": True},
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
-# beta is the paper's; with its negative_cost, embeddings that begin all alike are for long only pushed apart
-DEFAULTS = {"beta": 0.5, "negative_cost": 5.0, "adversary": 1e-3, "loss_lr": 1e-3}
+# the paper's, but for adversary; in the code the networks learn as the trunk does, at 1e-5
+DEFAULTS = {"beta": 0.5, "negative_cost": 25.0, "adversary": 1e-3, "loss_lr": 1e-5}
 IMAGES_PER_CLASS = 4  # the code: 2 in batches of 128
 
 HEADS = 3, 5, 8  # 96, 160 and 256 of the paper's 512

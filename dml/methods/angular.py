@@ -5,10 +5,14 @@ positive pairs (a, p) of
 
     log(1 + sum over the negatives n: e^(4 tan^2(alpha) (z_a + z_p).z_n - 2 (1 + tan^2(alpha)) z_a.z_p))
 
-with the embeddings normalised to z: in the triangle of a triplet the angle at the negative shall be below alpha.
+with the embeddings normalised to z: a negative shall be so far from the middle of a and p that half the way from a to p
+is seen from it under an angle below alpha, |z_a - z_p| / 2 < tan(alpha) |z_n - (z_a + z_p) / 2|.
 
-Departure: the paper's n are the positives of the other pairs, one of each class; here, as in the code of Roth et al.
-(ICML 2020), they are all images of other classes. Departure: embeddings are compared by their direction at retrieval.
+Departures: the paper's n are the positives of the other pairs, one of each class; here, as in the code of Roth et al.
+(ICML 2020), they are all images of other classes. In that code this is so in the N-pair half too, where here the mean
+over a class's images stands for the class; and an anchor has one of its positives, drawn, where here it has each. Its
+weight of 0.005 is that of the mean of |x|, here, as in n_pairs.py, of |x|^2. Embeddings are compared by their direction
+at retrieval.
 """
 
 import math

@@ -21,10 +21,10 @@ RANGES = {
     "neg_margin": {"low": 0.0, "high": 2.0},  # no distance is longer
 }
 DEFAULTS = {"pos_margin": 0.0, "neg_margin": 1.0}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class ContrastiveDistanceWeighted(Method):
+class ContrastiveDistanceWeighted(mining.DrawnByDistance, Method):
     """Pulls the drawn positive nearer than `pos_margin`, pushes the drawn negative beyond `neg_margin`."""
 
     def __init__(self, num_classes: int, embedding_size: int, pos_margin: float, neg_margin: float):
@@ -36,7 +36,3 @@ class ContrastiveDistanceWeighted(Method):
         triplets = self.draw(distance.detach(), *pairs.positives_and_negatives(labels))
         near, far = triplets.of(distance)
         return pairs.mean((near - self.pos_margin).relu() + (self.neg_margin - far).relu(), triplets.exist)
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        """One triplet for each anchor, of all pairs' distances and masks (B, B)."""
-        return mining.triplets_by_distance(distance, positives, negatives, self.embedding_size)

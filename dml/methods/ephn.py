@@ -5,8 +5,11 @@ that have both of
 
     -log( e^(s_ap/T) / (e^(s_ap/T) + e^(s_an/T)) )
 
-Departure: the released code leaves out an anchor unless both s are above 0, and does not take a positive with an s
-above 0.9999; neither is in the formula, and here all count.
+Departures: the released code leaves out an anchor unless both s are above 0, and does not take a positive with an s
+above 0.9999; neither is in the formula, and here all count. On SOP and In-Shop it takes of a class no more images than
+the class has; here a class of fewer than the batch wants gives some twice, and a copy, though cropped anew, is the
+easiest positive there is. Its batches hold 8 classes of 16 images; with 16 a batch of 32 would hold 2 classes, and few
+hard negatives.
 """
 
 import torch
@@ -19,7 +22,7 @@ from dml.method import Method
 TITLE = "EPHN"
 RANGES = {"temperature": {"low": 0.01, "high": 1.0, "log": True}}  # around the paper's
 DEFAULTS = {"temperature": 0.1}
-IMAGES_PER_CLASS = 16  # the authors': of few, even the easiest positive is behind most negatives
+IMAGES_PER_CLASS = 4  # the authors': 16, in batches of 128
 
 NONE = -2.0
 """In the place of a similarity where there is no image: below every cosine."""

@@ -35,9 +35,7 @@ class GeneralizedLifted(Method):
         self.margin, self.norm_weight = margin, norm_weight
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        squares = pairs.squared_distances(embeddings)
-        copies = squares == 0  # at distance 0 with zero gradient
-        distance = squares.masked_fill(copies, 1).sqrt().masked_fill(copies, 0)
+        distance = pairs.square_roots(pairs.squared_distances(embeddings))
         positives, negatives = pairs.positives_and_negatives(labels)
         gap = pairs.log_sum_exp(distance, positives) + pairs.log_sum_exp(self.margin - distance, negatives)
         return F.relu(gap).mean() + self.norm_weight * torch.linalg.vector_norm(embeddings, dim=1).mean()

@@ -24,7 +24,7 @@ from dml.method import Method, Outputs
 
 TITLE = "HORDE"
 RANGES = {"margin": {"low": 0.0, "high": 1.0}, "loss_lr": {"low": 1e-6, "high": 1.0, "log": True}}
-DEFAULTS = {"margin": 0.5, "loss_lr": 1e-3}  # the code: 0.5; one learning rate for all
+DEFAULTS = {"margin": 0.5, "loss_lr": 1e-5}  # the code, in which everything learns at 1e-5
 IMAGES_PER_CLASS = 4  # the code: 10, in batches of 80
 
 

@@ -43,8 +43,5 @@ class Hyp(Sph):
         points = embeddings * (angles.tanh() / lengths)  # sqrt(c) h
         stretch = angles.cosh().square()  # 1 / (1 - c |h|^2)
         excess = 2 * pairs.squared_distances(points) * stretch * stretch.T
-        apart = excess > 0
-        excess = torch.where(apart, excess, 1.0)  # the slope of the root at 0 is infinite
         # arccosh(1 + x) = log(1 + x + sqrt(x^2 + 2 x))
-        distance = torch.log1p(excess + (excess * (excess + 2)).sqrt()) / root
-        return torch.where(apart, -distance, 0.0)
+        return -torch.log1p(excess + pairs.square_roots(excess * (excess + 2))) / root

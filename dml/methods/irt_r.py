@@ -7,9 +7,12 @@ and in the memory,
     - koleo_weight / B sum over the images i of log min over the batch's other images j: d_ij
 
 The memory holds the normalised embeddings, without gradient, of the last `memory_size` images before this batch, and is
-empty at first. Departures: that of the authors is as large as the training set, and on In-Shop is filled by a slowly
-following copy of the network; their batches are drawn at random. Copies of an image, at distance 0, have no part in
-KoLeo.
+empty at first. An image's own embedding of an earlier batch is one of its positives, as long as the memory holds it.
+Departures: that of the authors is as large as the training set, and on In-Shop is filled by a slowly following copy of
+the network; their batches are drawn at random. Copies of an image, at distance 0, have no part in KoLeo.
+
+Where embeddings begin more alike than the margin, as those of a network that nothing has trained do, the many pushes of
+the memory drown the few pulls; the authors' network is a pretrained transformer.
 """
 
 import torch
@@ -23,9 +26,7 @@ RANGES = {  # around the authors' 0.5 and 0.7
     "margin": {"low": 0.0, "high": 0.99},
     "koleo_weight": {"low": 0.0, "high": 2.0},
 }
-# The authors' margin is 0.5, for a pretrained transformer. Where embeddings begin more alike than the margin the many
-# pushes of the memory drown the few pulls: trained from scratch at 0.7 or less, the demo's network learns nothing.
-DEFAULTS = {"margin": 0.8, "koleo_weight": 0.7}
+DEFAULTS = {"margin": 0.5, "koleo_weight": 0.7}  # the authors'
 IMAGES_PER_CLASS = 4  # as of the pair losses here
 
 NOBODY = -1

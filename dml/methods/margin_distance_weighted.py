@@ -25,10 +25,10 @@ RANGES = {
     "loss_lr": {"low": 1e-6, "high": 1.0, "log": True},
 }
 DEFAULTS = {"margin": 0.2, "beta": 1.2, "loss_lr": 5e-4}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class MarginDistanceWeighted(MarginClass):
+class MarginDistanceWeighted(mining.DrawnByDistance, MarginClass):
     """Wants the drawn positive `margin` nearer than the class's boundary, the drawn negative `margin` beyond it."""
 
     def __init__(self, num_classes: int, embedding_size: int, margin: float, beta: float):
@@ -40,7 +40,3 @@ class MarginDistanceWeighted(MarginClass):
         triplets = self.draw(distance.detach(), *pairs.positives_and_negatives(labels))
         near, far = triplets.of(distance - self.boundaries(labels))
         return pairs.mean_of_nonzero(torch.stack([near, -far]) + self.margin, triplets.exist)
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        """One triplet for each anchor, of all pairs' distances and masks (B, B)."""
-        return mining.triplets_by_distance(distance, positives, negatives, self.embedding_size)

@@ -8,9 +8,7 @@ As in A Metric Learning Reality Check (Musgrave et al., ECCV 2020), an anchor wi
 the half it has.
 """
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dml import pairs
 from dml.method import Method
@@ -36,19 +34,10 @@ class MultiSimilarity(Method):
         similarity = pairs.cosine_similarities(embeddings)
         positives, negatives = self.mine(similarity.detach(), *pairs.positives_and_negatives(labels))
         excess = similarity - self.base
-        positive_term = _log_one_plus_sum_exp(-self.alpha * excess, positives) / self.alpha
-        negative_term = _log_one_plus_sum_exp(self.beta * excess, negatives) / self.beta
-        return positive_term + negative_term
+        positive_terms = pairs.log_one_plus_sum_exp(-self.alpha * excess, positives) / self.alpha
+        negative_terms = pairs.log_one_plus_sum_exp(self.beta * excess, negatives) / self.beta
+        return (positive_terms + negative_terms).mean()
 
     def mine(self, similarity: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs that count, two masks (B, B): here all."""
         return positives, negatives
-
-
-def _log_one_plus_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the rows of log(1 + sum of e^x over the row's masked x).
-
-    As a cross-entropy: the 1 is the e^0 of the anchor itself, which is no pair, and the right answer.
-    """
-    no_pairs = torch.full_like(exponents, -torch.inf).fill_diagonal_(0)
-    return F.cross_entropy(torch.where(mask, exponents, no_pairs), torch.arange(len(mask), device=mask.device))

@@ -11,6 +11,9 @@ happens to be their positive. Here every image is an anchor with each of its pos
 images stands for the one: what the sum comes to in expectation, whatever the order of the batch and the size of its
 classes. Departure: embeddings are compared by their direction at retrieval, here as everywhere, though neither the
 paper nor Roth et al. (ICML 2020) normalise them in training.
+
+The code of Roth et al. has the sum over a class's images, two in their batches, in the place of the mean. It weighs the
+mean of |x| with the 0.005 that is the default here.
 """
 
 from torch import Tensor
@@ -21,7 +24,7 @@ from dml.method import Method
 
 TITLE = "N-pairs"
 RANGES = {"l2_weight": {"low": 1e-4, "high": 0.1, "log": True}}  # around the default
-DEFAULTS = {"l2_weight": 0.005}  # Roth et al., who weigh |x| with it
+DEFAULTS = {"l2_weight": 0.005}  # Roth et al., of |x|
 IMAGES_PER_CLASS = 2
 
 

@@ -36,6 +36,6 @@ class NTXent(Method):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         logits = pairs.cosine_similarities(embeddings) / self.temperature
         positives, negatives = pairs.positives_and_negatives(labels)
-        log_negatives = torch.where(negatives, logits, torch.finfo(logits.dtype).min).logsumexp(dim=1, keepdim=True)
+        log_negatives = pairs.log_sum_exp(logits, negatives)
         log_share = F.logsigmoid(logits - log_negatives)
         return -pairs.mean(torch.logaddexp(log_share, torch.full_like(log_share, LOG_SMALLEST_SHARE)), positives)

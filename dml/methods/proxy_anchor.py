@@ -8,13 +8,15 @@ plus the mean over all classes of
 
     log(1 + sum over images of other classes: e^(alpha (s_ic + margin)))
 
-Departure: the sum of average and max pooling in the authors' code belongs to a study's protocol
+Departures: the authors draw images at random, 120 or 180 a batch; here a batch of 32 has one image of each class, as
+far as there are so many, since at random it would hold 26 of 75 classes. The first sum then has a single term, so that
+positives of a proxy are not weighed among each other, as others are: a study in which they shall be sets
+`images_per_class` to 2 or more. The sum of average and max pooling in the authors' code belongs to a study's protocol
 (`pooling: average_max`).
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dml import pairs
 from dml.method import Method
@@ -41,11 +43,6 @@ class ProxyAnchor(Method):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         cosine = pairs.cosine_similarities(self.proxies, embeddings)
         own = torch.arange(len(cosine), device=labels.device)[:, None] == labels
-        pulls = _log_one_plus_sum_exp(-self.alpha * (cosine - self.margin), own)
-        pushes = _log_one_plus_sum_exp(self.alpha * (cosine + self.margin), ~own)
-        return pairs.mean(pulls, own.any(dim=1, keepdim=True)) + pushes.mean()
-
-
-def _log_one_plus_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
-    """log(1 + sum of e^x over the masked x) (C, 1) of each row."""
-    return -F.logsigmoid(-pairs.log_sum_exp(exponents, mask))
+        pulls = pairs.log_one_plus_sum_exp(-self.alpha * (cosine - self.margin), own)
+        pushes = pairs.log_one_plus_sum_exp(self.alpha * (cosine + self.margin), ~own)
+        return pairs.mean(pulls, own.any(dim=1)) + pushes.mean()

@@ -25,7 +25,7 @@ RANGES = {
     "second_margin": {"low": 0.0, "high": 1.0},
 }
 DEFAULTS = {"margin": 0.2, "second_margin": 0.2}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
 class Quadruplet(Method):

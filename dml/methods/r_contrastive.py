@@ -3,8 +3,6 @@
 The loss is that of contrastive_distance_weighted.py, the regularisation that of r_triplet.py, with the same rho.
 """
 
-from torch import Tensor
-
 from dml import mining
 from dml.methods.contrastive_distance_weighted import ContrastiveDistanceWeighted
 
@@ -14,16 +12,13 @@ RANGES = {
     "neg_margin": {"low": 0.0, "high": 2.0},  # no distance is longer
     "rho": {"low": 0.0, "high": 0.5},
 }
-DEFAULTS = {"pos_margin": 0.0, "neg_margin": 1.0, "rho": 0.35}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+DEFAULTS = {"pos_margin": 0.0, "neg_margin": 1.0, "rho": 0.35}  # Roth et al., Cars
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class RContrastive(ContrastiveDistanceWeighted):
+class RContrastive(mining.RhoRegularised, ContrastiveDistanceWeighted):
     """The contrastive loss with negatives drawn by distance, some of them of the anchor's own class."""
 
     def __init__(self, num_classes: int, embedding_size: int, pos_margin: float, neg_margin: float, rho: float):
         super().__init__(num_classes, embedding_size, pos_margin, neg_margin)
         self.rho = rho
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        return mining.rho_regularised(super().draw(distance, positives, negatives), self.rho, distance)

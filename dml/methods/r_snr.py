@@ -1,11 +1,9 @@
 """Signal-to-noise-ratio triplet loss with rho-regularisation: R-SNR (D) of Roth et al., ICML 2020.
 
 The loss is that of snr_distance_weighted.py, the regularisation that of r_triplet.py. Roth et al. have a rho of 0.3
-instead of 0.4 for CUB; their code keeps the images' means near zero with a weight of 0.005 here, and with none in
-SNR (D).
+instead of 0.4 for CUB. Their code keeps the images' means near zero with a weight of 0.005 here, and with none in
+SNR (D), so that the two differ in more than rho, as their published numbers do.
 """
-
-from torch import Tensor
 
 from dml import mining
 from dml.methods.snr_distance_weighted import SNRDistanceWeighted
@@ -15,11 +13,11 @@ RANGES = {
     "margin": {"low": 0.0, "high": 2.0},  # up to the ratio of uncorrelated features
     "rho": {"low": 0.0, "high": 0.5},
 }
-DEFAULTS = {"margin": 0.2, "rho": 0.35}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+DEFAULTS = {"margin": 0.2, "rho": 0.35}  # Roth et al., Cars
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class RSNR(SNRDistanceWeighted):
+class RSNR(mining.RhoRegularised, SNRDistanceWeighted):
     """The loss of signal-to-noise ratios with negatives drawn by distance, some of them of the anchor's own class."""
 
     def __init__(
@@ -27,6 +25,3 @@ class RSNR(SNRDistanceWeighted):
     ):
         super().__init__(num_classes, embedding_size, margin, regularizer_weight)
         self.rho = rho
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        return mining.rho_regularised(super().draw(distance, positives, negatives), self.rho, distance)

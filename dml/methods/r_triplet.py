@@ -7,8 +7,6 @@ rho is 0.4 for CUB, 0.35 for Cars and 0.15 for SOP; the paper speaks of a negati
 Departure: an image without a negative is the anchor of no triplet, though one with its own class needs none.
 """
 
-from torch import Tensor
-
 from dml import mining
 from dml.methods.triplet_distance_weighted import TripletDistanceWeighted
 
@@ -17,16 +15,13 @@ RANGES = {
     "margin": {"low": 0.0, "high": 2.0},  # up to the squared distance of orthogonal embeddings
     "rho": {"low": 0.0, "high": 0.5},
 }
-DEFAULTS = {"margin": 0.2, "rho": 0.35}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+DEFAULTS = {"margin": 0.2, "rho": 0.35}  # Roth et al., Cars
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class RTriplet(TripletDistanceWeighted):
+class RTriplet(mining.RhoRegularised, TripletDistanceWeighted):
     """The triplet loss with negatives drawn by distance, some of them of the anchor's own class."""
 
     def __init__(self, num_classes: int, embedding_size: int, margin: float, rho: float):
         super().__init__(num_classes, embedding_size, margin)
         self.rho = rho
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        return mining.rho_regularised(super().draw(distance, positives, negatives), self.rho, distance)

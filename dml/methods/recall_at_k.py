@@ -3,12 +3,13 @@
 With cosines s, of a query q and its positives P, over all other images of the batch:
 
     rank(x) = 1 + sum over y, y not q or x: sigma((s_qy - s_qx) / temperature)
-    R@k = min(k, sum over x in P: sigma((k - rank(x)) / rank_temperature)) / min(k, |P|)
+    R@k = min(k, sum over x in P: sigma((k - rank(x)) / (rank_temperature k))) / min(k, |P|)
 
 with the logistic sigma; the loss is 1 - the mean of R@k over k in 1, 2, 4, 8, 16 and over the queries that have
-positives. At small temperatures a positive of rank k counts as half a hit. Departures from the authors' code: it leaves
-the query itself among the y, which adds 1 to every rank; and its rank temperature is by default k at each k, where here
-it is the same at all. Its batches are of hundreds or thousands of images.
+positives. At small temperatures a positive of rank k counts as half a hit. As in the authors' code the larger k is the
+wider is the sigma of ranks: where embeddings begin alike, ranks lie far beyond every k, and no gradient would be left.
+Departure from that code: it leaves the query itself among the y, which adds 1 to every rank. Its batches are of
+hundreds or thousands of images.
 """
 
 import torch
@@ -51,7 +52,7 @@ class RecallAtK(Method):
         others = (exist[:, None] & exist).fill_diagonal_(False)
         positives = (others & (labels[:, None] == labels)).to(similarity.dtype)
         ahead = number_ahead(similarity, others[:, :, None].to(similarity.dtype), self.temperature)
-        hits = ((self.ks - 0.5 - ahead) / self.rank_temperature).sigmoid()
+        hits = ((self.ks - 0.5 - ahead) / (self.rank_temperature * self.ks)).sigmoid()
         found, wanted = (positives[:, None, :] @ hits)[:, 0], positives.sum(dim=1, keepdim=True)
         recall = torch.minimum(found, self.ks) / torch.minimum(wanted, self.ks).clamp(min=1)
         return pairs.mean(1 - recall.mean(dim=1), wanted[:, 0] > 0)

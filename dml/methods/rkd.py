@@ -1,14 +1,18 @@
 """Relational knowledge distillation (Park et al., CVPR 2019), RKD-DA: a student in which a teacher's relations hold.
 
-Of the batch's embeddings as a student x and a finished teacher t give them, t normalised and x not, with the distance
-d_ij over the mean of the batch's distances that are not zero, and the cosine of the angle at j between i and k,
+Of the batch's embeddings x of a student and t of a finished teacher, both normalised, with the distance d_ij over the
+mean of the batch's distances that are not zero, and the cosine of the angle at j between i and k,
 
     a_ijk = cos(x_i - x_j, x_k - x_j)
 
     L = mean over all i, j: h(d_ij of x, of t) + angle_weight * mean over all i, j, k: h(a_ijk of x, of t)
 
 where h is the smooth L1 loss, (u - v)^2 / 2 up to |u - v| = 1 and |u - v| - 1/2 beyond. Labels are not looked at.
-Departure: the paper retrieves by the student's distances, here images are compared by cosine as with every method.
+
+Departures: the paper does not normalise the student, and retrieves by its distances. Here images are compared by
+cosine, as with every method, and a student that only copies distances may lie anywhere, far from 0 too, where cosines
+tell little; so it is normalised, as it can be in the authors' code (`--l2normalize true`). In the paper a ResNet-50
+teaches a GoogLeNet; here teacher and student have the one network, and the one protocol, of the study.
 """
 
 import torch
@@ -33,7 +37,7 @@ class RKD(Method):
         self.angle_weight = angle_weight
 
     def objective(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        distances, angles = _relations(outputs.embeddings)
+        distances, angles = _relations(pairs.normalised(outputs.embeddings))
         wanted_distances, wanted_angles = _relations(pairs.normalised(outputs.teacher))
         of_distances = F.smooth_l1_loss(distances, wanted_distances)
         return of_distances + self.angle_weight * F.smooth_l1_loss(angles, wanted_angles)
@@ -42,10 +46,8 @@ class RKD(Method):
 def _relations(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (B, B) over their mean; [j, i, k] the cosine of the angle at j between i and k, 0 if one is j."""
     squares = pairs.squared_distances(vectors - vectors.mean(dim=0))  # centred they lose fewer digits
-    apart = squares > 0
-    lengths = torch.where(apart, squares, 1.0).sqrt()
-    distances = torch.where(apart, lengths, 0.0)
-    inverse = torch.where(apart, 1 / lengths, 0.0)
+    distances, apart = pairs.square_roots(squares), squares > 0
+    inverse = apart / torch.where(apart, distances, 1.0)
     # 2 (x_i - x_j).(x_k - x_j) = |x_i - x_j|^2 + |x_k - x_j|^2 - |x_i - x_k|^2
     products = squares[:, :, None] + squares[:, None, :] - squares
     angles = products * (inverse[:, :, None] * (inverse / 2)[:, None, :])

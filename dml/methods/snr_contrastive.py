@@ -10,7 +10,6 @@ and the last term too sees normalised embeddings. An embedding whose features ar
 given the smallest that rounding can tell from zero.
 """
 
-import torch
 from torch import Tensor
 
 from dml import pairs
@@ -37,9 +36,7 @@ class SNRContrastive(Method):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         embeddings = pairs.normalised(embeddings)
-        centred = embeddings - embeddings.mean(dim=1, keepdim=True)
-        signal = centred.square().sum(dim=1, keepdim=True).clamp(min=torch.finfo(centred.dtype).eps)
-        ratio = pairs.squared_distances(centred) / signal
+        ratio = pairs.noise_to_signal(embeddings)
         positives, negatives = pairs.positives_and_negatives(labels)
         too_far = pairs.mean_of_nonzero(ratio - self.pos_margin, positives)
         too_near = pairs.mean_of_nonzero(self.neg_margin - ratio, negatives)

@@ -12,7 +12,6 @@ drawn by distance. An image without a positive or without a negative is the anch
 features are all equal has no variance; it is given the smallest that rounding can tell from zero.
 """
 
-import torch
 from torch import Tensor
 
 from dml import mining, pairs
@@ -21,10 +20,10 @@ from dml.method import Method
 TITLE = "SNR (D)"
 RANGES = {"margin": {"low": 0.0, "high": 2.0}}  # up to the ratio of uncorrelated features
 DEFAULTS = {"margin": 0.2}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class SNRDistanceWeighted(Method):
+class SNRDistanceWeighted(mining.DrawnByDistance, Method):
     """Wants the drawn negative farther than the drawn positive, relative to the anchor's variance."""
 
     def __init__(self, num_classes: int, embedding_size: int, margin: float, regularizer_weight: float = 0.0):
@@ -33,13 +32,7 @@ class SNRDistanceWeighted(Method):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         embeddings = pairs.normalised(embeddings)
-        centred = embeddings - embeddings.mean(dim=1, keepdim=True)
-        signal = centred.square().sum(dim=1).clamp(min=torch.finfo(centred.dtype).eps)
         triplets = self.draw(pairs.distances(embeddings.detach()), *pairs.positives_and_negatives(labels))
-        near, far = triplets.of(pairs.squared_distances(centred))
-        loss = pairs.mean_of_nonzero((near - far) / signal + self.margin, triplets.exist)
+        near, far = triplets.of(pairs.noise_to_signal(embeddings))
+        loss = pairs.mean_of_nonzero(near - far + self.margin, triplets.exist)
         return loss + self.regularizer_weight * embeddings.sum(dim=1).abs().mean() if self.regularizer_weight else loss
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        """One triplet for each anchor, of all pairs' distances and masks (B, B)."""
-        return mining.triplets_by_distance(distance, positives, negatives, self.embedding_size)

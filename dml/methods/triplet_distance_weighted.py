@@ -5,19 +5,14 @@ density of distances on the sphere and d at least 0.5 (Wu et al., ICCV 2017). De
 behind Revisiting Training Strategies (Roth et al.): negatives beyond 1.4 may be drawn too.
 """
 
-from torch import Tensor
-
 from dml import mining
 from dml.methods.triplet_random import TripletRandom
 
 TITLE = "Triplet (D)"
 RANGES = {"margin": {"low": 0.0, "high": 2.0}}  # up to the squared distance of orthogonal embeddings
 DEFAULTS = {"margin": 0.2}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
-class TripletDistanceWeighted(TripletRandom):
+class TripletDistanceWeighted(mining.DrawnByDistance, TripletRandom):
     """Learns from negatives at all distances alike."""
-
-    def draw(self, distance: Tensor, positives: Tensor, negatives: Tensor) -> mining.Triplets:
-        return mining.triplets_by_distance(distance, positives, negatives, self.embedding_size)

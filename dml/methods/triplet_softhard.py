@@ -12,7 +12,7 @@ from dml.methods.triplet_random import TripletRandom
 TITLE = "Triplet (H)"
 RANGES = {"margin": {"low": 0.0, "high": 2.0}}  # up to the squared distance of orthogonal embeddings
 DEFAULTS = {"margin": 0.2}  # Roth et al.
-IMAGES_PER_CLASS = 4  # as the other pair losses have it; the batches of Roth et al. are 56 classes of 2
+IMAGES_PER_CLASS = 4  # Roth et al.: 2
 
 
 class TripletSofthard(TripletRandom):
