@@ -48,22 +48,25 @@ def collect(
     study asks for it. `papers` is the folder of papers' numbers; the one that the study names is put beside its own.
     ValueError if results of different code, data, weights or protocol would stand in one table.
     """
-    seeds = [read_json(path) for path in measured]
+    seeds, geometry, choices = ([read_json(path) for path in files] for files in (measured, spaces, selections))
     searches = {(selected.dataset, selected.method): selected for selected in map(Selected.load, best)}
-    refuse_mixtures(seeds, measured, searches, {name: run.level for name, run in study.runs.items()})
+    levels = {name: run.level for name, run in study.runs.items()}
+    refuse_mixtures(seeds, measured, searches, levels)
+    refuse_strangers(seeds, geometry, spaces)
+    refuse_strangers(seeds, choices, selections)
     runs = [run for seed in seeds for run in _run_rows(seed, searches[seed["dataset"], seed["method"]])]
     _write(output / "runs.csv", RUNS, runs)
     _write(output / "curves.csv", CURVES, (row for seed in seeds for row in _curve_rows(seed)))
-    _write(output / "selection.csv", SELECTION, (row for path in selections for row in read_json(path)))
+    _write(output / "selection.csv", SELECTION, (row for seed in choices for row in seed["rows"]))
     trials = [row for path in histories for row in _trial_rows(path)]
     _write(output / "trials.csv", TRIALS, trials)
-    _write(output / "costs.csv", COSTS, _cost_rows(trials, seeds))
+    _write(output / "costs.csv", COSTS, _cost_rows(trials, seeds, geometry, choices))
     _write(output / "best.csv", BEST, map(_best_row, searches.values()))
     description = _describe(study, name, folds, runs, papers)
     with whole(output / "study.json") as temporary:
         temporary.write_text(json.dumps(description, indent=1) + "\n")
     _write(output / "published.csv", published.RESULTS, published.results(study, papers, _counts(description)))
-    measures = [row for seed in [*seeds, *map(read_json, spaces)] for row in _metric_rows(name, seed)]
+    measures = [row for seed in [*seeds, *geometry] for row in _metric_rows(name, seed)]
     _write(output / "metrics.csv", METRICS, measures)
 
 
@@ -102,6 +105,18 @@ def refuse_mixtures(
                         f"delete the older of the folders {file.parent} and {where.parent} (or the searches behind "
                         "them, if those are older) and run again"
                     )
+
+
+def refuse_strangers(seeds: Sequence[dict], others: Sequence[dict], files: Sequence[Path]) -> None:
+    """ValueError if something else was measured of other models than the metrics, of other pixels or by mixed code."""
+    own = {(seed["dataset"], seed["method"], seed["seed"]): seed for seed in seeds}
+    for other, file in zip(others, files, strict=True):
+        seed = own[other["dataset"], other["method"], other["seed"]]
+        facts = {"models": seed["models"], "test": seed["test"], "code": others[0]["code"]}
+        facts["data"] = seed["records"][0]["made_by"]["data"]
+        for what, value in facts.items():
+            if other.get(what, value) != value:
+                raise ValueError(f"{file}: of other {what} than the metrics beside it: delete it and run again")
 
 
 def _metric_rows(name: str, seed: dict) -> Iterable[dict]:
@@ -145,10 +160,12 @@ def _by(provenance: Mapping[str, Any]) -> str:
     return "; ".join(facts)
 
 
-def _cost_rows(trials: Sequence[dict], seeds: Sequence[dict]) -> Iterable[dict]:
+def _cost_rows(
+    trials: Sequence[dict], seeds: Sequence[dict], geometry: Sequence[dict], choices: Sequence[dict]
+) -> Iterable[dict]:
     """What each stage took: GPU-hours where its jobs ran on a GPU, hours times threads where on a CPU."""
     spent: dict[tuple, list[float]] = {}
-    for stage, run, job in _jobs(trials, seeds):
+    for stage, run, job in _jobs(trials, seeds, geometry, choices):
         if job["seconds"]:  # else nothing ran, as where a method has no setting to train
             hours = job["seconds"] / 3600 * (1 if job["device_type"] == "cuda" else job["threads"])
             spent.setdefault((run["dataset"], run["method"], stage, job["device_type"]), []).append(hours)
@@ -156,12 +173,15 @@ def _cost_rows(trials: Sequence[dict], seeds: Sequence[dict]) -> Iterable[dict]:
         yield dict(zip(COSTS, (*place, len(hours), fsum(hours)), strict=True))
 
 
-def _jobs(trials: Sequence[dict], seeds: Sequence[dict]) -> Iterable[tuple[str, dict, dict]]:
+def _jobs(
+    trials: Sequence[dict], seeds: Sequence[dict], geometry: Sequence[dict], choices: Sequence[dict]
+) -> Iterable[tuple[str, dict, dict]]:
     """Everything that a study runs on pixels or embeddings: its stage, whose it is, and what was measured of it."""
     yield from (("search", trial, trial) for trial in trials)
     for stage, parts in (("final", "records"), ("embedding", "embedded")):
         yield from ((stage, seed, part | part["provenance"]) for seed in seeds for part in seed[parts])
-    yield from (("measuring", seed, seed | seed["provenance"]) for seed in seeds)
+    for stage, measured in (("measuring", seeds), ("geometry", geometry), ("checkpoints", choices)):
+        yield from ((stage, seed, seed | seed["provenance"]) for seed in measured)
 
 
 def _curve_rows(seed: dict) -> Iterable[dict]:
@@ -266,12 +286,13 @@ def _counts(description: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def _counterpart(study: Study, papers: Path) -> dict[str, str] | None:
-    """The paper whose numbers stand beside the study's."""
+def _counterpart(study: Study, papers: Path) -> dict[str, Any] | None:
+    """The paper whose numbers stand beside the study's, and its correlations, which are no values of a method."""
     if study.published is None:
         return None
     paper = published.Paper.of(study.published, papers)
-    return {"title": paper.title, "url": paper.url, "setting": study.published.setting}
+    about = {"title": paper.title, "url": paper.url, "setting": study.published.setting}
+    return about | {"correlations": published.correlations(study, papers)}
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:

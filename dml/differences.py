@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dml.results import Results, estimate
-from dml.stats import SIGNIFICANCE, holm, paired_comparison
+from dml.stats import SIGNIFICANCE, holm, paired
 
 
 class Compared(NamedTuple):
@@ -22,15 +22,13 @@ class Compared(NamedTuple):
 def compared(results: Results, rows: Sequence[Compared], keys: Sequence[str], families: Sequence[str]) -> pd.DataFrame:
     """Each row's place (its `keys`), and what it differs from its base: difference, half_width, n, p, p_holm, tied.
 
-    In pairs over seeds, as in `paired_comparison`, but corrected after Holm among the rows that are equal in
+    In pairs over seeds, as in `dml.stats.paired_comparison`, but corrected after Holm among the rows that are equal in
     `families`, some of the keys. Rows without a seed in common are left out. Two runs of which each is one evaluation
     (see `dml.results.estimate`) have no interval and no test; `tied` is empty where there is no test.
     """
     rows = [row for row in rows if (row.values - row.base).notna().any()]
-    differences = pd.DataFrame({i: row.values - row.base for i, row in enumerate(rows)})
-    found = pd.DataFrame(columns=["difference", "half_width", "n", "p"], dtype=float)
-    if rows:  # all in one call: whatever their number, statsmodels takes 0.05 s for each
-        found = paired_comparison(differences.assign(none=0.0), "none").drop("none")[list(found)].reset_index(drop=True)
+    found = [paired(row.values, row.base) for row in rows]
+    found = pd.DataFrame(found, columns=["difference", "half_width", "n", "p"], dtype=float)
     found.loc[[_is_one_evaluation(results, row) for row in rows], ["half_width", "p"]] = math.nan
     places = pd.DataFrame([row.place for row in rows], columns=list(keys), dtype=object)
     table = pd.concat([places, found], axis=1)

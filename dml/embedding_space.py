@@ -5,9 +5,18 @@ their code. They find that the spectral decay goes with Recall@1 on the test cla
 training images, the better.
 """
 
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from dml.embedding import normalise_rows
+from dml.finished import Finished
+from dml.images import PackedImages
+from dml.record import of_models, provenance, space_code, write_json
+from dml.splits import read_folds
 
 TITLES = {
     "pi_intra": "pi intra",
@@ -22,6 +31,41 @@ SPECTRA = {"rho_1": 1, "rho_2": 2, "rho_10": 10, "rho_minus_1": -1}
 SMALLEST_INTER = 1e-8
 RESOLUTION = 2.0**-23
 """That of float32, in which embeddings come: smaller singular values, relative to the largest, are rounding error."""
+
+
+def measure_space(
+    models: Sequence[Path], records: Sequence[dict[str, Any]], trainval: Path, folds: Path, output: Path, device: str,
+    threads: int,
+) -> None:  # fmt: skip
+    """The geometry of the embeddings of each final model's own training classes, as JSON.
+
+    Of the L2-normalised embeddings of centre crops, as in the test. Roth et al. normalise those of most methods, too,
+    but not those of N-Pair, Angular and Generalised Lifted, whose pi_inter and rho are then others.
+    Rows as those of `dml.evaluation.measure_seed`, with the embedding `training`. A training that failed has none.
+    """
+    import torch
+
+    from dml.runs import resolve_device
+    from dml.training import of_classes
+
+    started = time.monotonic()
+    torch.set_num_threads(threads)
+    device, images, rows = resolve_device(device), PackedImages.open(trainval), []
+    for model, record in zip(models, records, strict=True):
+        if record["failure"] is not None:
+            continue
+        own, labels = of_classes(images, read_folds(folds)[record["fold"]].train)
+        found = describe(Finished(model, record, device).embed(own), labels)
+        place = {"embedding": "training", "retrieval": "", "fold": record["fold"], "n_queries": len(labels)}
+        rows += [place | {"metric": name, "value": value} for name, value in found.items()]
+    made = of_models(records) | {
+        "metrics": rows,
+        "data": images.fingerprint,
+        "code": space_code(),
+        "seconds": round(time.monotonic() - started, 3),
+        "provenance": provenance(device, torch.get_num_threads()),
+    }
+    write_json(output, made)
 
 
 def describe(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 
 from dml.embedding import concatenate
-from dml.evaluation import load_embeddings
+from dml.finished import load_embeddings
 from dml.images import PackedImages
 from dml.neighbours import nearest
 from dml.seeds import generator

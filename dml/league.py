@@ -6,7 +6,6 @@ code. How much was searched, and how often a training was repeated, may differ: 
 
 import argparse
 import csv
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from dml import plugins
 from dml.protocol import Weights
 from dml.results import (
     EMBEDDINGS,
@@ -36,6 +36,7 @@ from dml.tabulation import (
     failed,
     number,
     percent,
+    plain,
     presented,
     write_csv,
     write_latex,
@@ -48,8 +49,9 @@ CAPTION = (
     "that the method takes in 95% of all repetitions with other seeds, by a bootstrap that keeps together the seeds "
     "that methods share; none with a single seed. Where n is, say, 2 of 3, a seed failed: such a method stands below "
     "the others and has no rank. Claimed: the P@1 that the method's paper reports on this data set, or on CUB-200-2011 "
-    "where this is none of the benchmarks, mostly with another trunk, dimension and protocol; ?: doubtful. Setting: "
-    "where the hyperparameters come from."
+    "where this is none of the benchmarks, mostly with another trunk, dimension and protocol, often of the epoch that "
+    "was best on the test classes; ?: another paper's number of the method as a baseline, or sources disagree. "
+    "Setting: where the hyperparameters come from."
 )
 METRICS = ("map_at_r", "precision_at_1")
 FREE = ("trials", "sobol_trials", "trials_per_round", "seeds", "seed", "batch_part")
@@ -61,6 +63,11 @@ FEW = 3
 DRAWS = 10_000
 LEVEL = 0.95
 CLAIMS = Path(__file__).parents[1] / "workflow" / "published" / "claims.csv"
+AS_IN_CLAIMS = {
+    "claimed_as_printed": "precision_at_1", "claimed_backbone": "backbone", "claimed_dimension": "dimension",
+    "claim_source": "source", "claim_doubt": "doubt", "claim_note": "note",
+}  # fmt: skip
+"""Column of the league -> the column of claims.csv whose text it has."""
 NEAREST_BENCHMARK = "cub200"
 OFFICIAL = {"sop": "sop_official"}
 """Data set -> the split of the same images that papers report."""
@@ -72,7 +79,8 @@ class Entry:
 
     study: str
     method: str
-    file: str
+    file: str | None
+    """Of dml/methods/; None for a loss of pytorch-metric-learning."""
     title: str
     trains: bool
     setting: str
@@ -171,9 +179,10 @@ def build(found: Sequence[League], claims: Path = CLAIMS) -> pd.DataFrame:
     measured = [f"{e}_{m}{kind}" for e in EMBEDDINGS for m in METRICS for kind in ("", "_half_width")]
     types = {
         "league": "Int64", "dataset": object, "rank": "Int64", "rank_low": "Int64", "rank_high": "Int64",
-        "title": object, "study": object, "method": object, "trains": bool, "year": "Int64", "claimed": float,
-        "claimed_on": object, "claimed_backbone": object, "claimed_dimension": object, "claimed_in": object,
-        "claim_source": object, "claim_note": object, **dict.fromkeys(measured, float), "n": "Int64", "seeds": "Int64",
+        "title": object, "study": object, "method": object, "trains": bool, "year": "Int64", "paper": object,
+        "claimed": float, "claimed_as_printed": object, "claimed_by": object, "claimed_on": object,
+        "claimed_backbone": object, "claimed_dimension": object, "claim_source": object, "claim_doubt": object,
+        "claim_note": object, **dict.fromkeys(measured, float), "n": "Int64", "seeds": "Int64",
         "complete": bool, "embedding_size": "Int64", "setting": object, "failure": object,
     }  # fmt: skip
     table = pd.DataFrame(rows, columns=list(types)).astype(types)
@@ -190,8 +199,8 @@ def present(table: pd.DataFrame, found: Sequence[League]) -> pd.DataFrame:
     for _, entry in table.iterrows():
         row = {("", "Method"): Cell(entry["title"], bold=not pd.isna(entry["rank"]) and entry["rank"] == 1)}
         row |= {("", name.capitalize()): number(entry[name]) for name in ("rank", "year")}
-        row |= {("", "Ranks"): in_words(entry)}
-        row |= {("", "Claimed"): Cell(percent(entry["claimed"]), mark="?" if is_doubtful(entry) else "")}
+        row |= {("", "Ranks"): _rank_range(entry)}
+        row |= {("", "Claimed"): Cell(entry["claimed_as_printed"] or MISSING, mark="?" if is_doubtful(entry) else "")}
         for (embedding, metric), name in keys.items():
             column = f"{embedding}_{metric}"
             row[name] = percent(entry[column], entry[f"{column}_half_width"])
@@ -203,39 +212,41 @@ def present(table: pd.DataFrame, found: Sequence[League]) -> pd.DataFrame:
     return presented(rows, [found[position - 1].heading for position in table["league"]], names)
 
 
-def in_words(entry: pd.Series) -> str:
-    """The ranks that an entry of `build` may have."""
-    low, high = entry["rank_low"], entry["rank_high"]
-    if pd.isna(low):
-        return MISSING
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def is_doubtful(entry: pd.Series) -> bool:
-    """Whether what is claimed needs a look at its note."""
-    return entry["claim_note"].startswith("doubtful")
+    """Whether what is claimed is not the method's own paper's, or may not be."""
+    return entry["claimed_by"] not in ("", entry["paper"]) or entry["claim_doubt"] != ""
 
 
 def read_claims(path: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """(file of dml/methods/, data set) -> what its paper claimed; the data set is empty where it claimed nothing."""
+    """(file of dml/methods/, data set) -> what was claimed; the data set is empty where nothing was claimed."""
     with path.open(newline="", encoding="utf-8") as file:
         return {(row["method"], row["dataset"]): row for row in csv.DictReader(file)}
 
 
-def claim_of(claims: Mapping[tuple[str, str], Mapping[str, str]], file: str, dataset: str) -> dict[str, Any]:
-    """What the paper of a method claimed on the data set, or on the nearest benchmark where it is none."""
+def claim_of(claims: Mapping[tuple[str, str], Mapping[str, str]], file: str | None, dataset: str) -> dict[str, Any]:
+    """What was claimed of a method on the data set, or on the nearest benchmark where it is none."""
     papers = [row for (method, _), row in claims.items() if method == file]
     if not papers:
         return {"year": pd.NA}
-    own = OFFICIAL.get(dataset, dataset)
+    paper = f"{papers[0]['title']}, {papers[0]['venue']} {papers[0]['year']}"
+    own = benchmark_of(dataset)
     place = own if any(of == own for _, of in claims) else NEAREST_BENCHMARK
     row = claims.get((file, place), {})
-    paper = {"year": int(papers[0]["year"]), "claimed_in": f"{papers[0]['title']}, {papers[0]['venue']}"}
+    known = {"year": int(papers[0]["year"]), "paper": paper}
     if not row:
-        return paper
-    described = {"claimed_on": place, "claim_source": row["source"], "claim_note": row["note"]}
-    described |= {"claimed_backbone": row["backbone"], "claimed_dimension": row["dimension"]}
-    return paper | described | {"claimed": float(row["precision_at_1"]) / 100}
+        return known
+    known |= {"claimed": float(row["precision_at_1"]) / 100, "claimed_on": place, "claimed_by": row["by"] or paper}
+    return known | {column: row[of_claims] for column, of_claims in AS_IN_CLAIMS.items()}
+
+
+def benchmark_of(dataset: str) -> str:
+    """What `dataset` in claims.csv is called for the same images."""
+    return OFFICIAL.get(dataset, dataset)
+
+
+def dataset_title(name: str) -> str:
+    """The title of a data set of claims.csv."""
+    return plugins.literal("datasets", name, "TITLE")
 
 
 def write(studies: Sequence[Results], output: Path, claims: Path = CLAIMS) -> None:
@@ -297,19 +308,11 @@ def _shared(results: Results, dataset: str) -> dict[str, str]:
     r = results.runs
     runs = r[(r["dataset"] == dataset) & r["method"].isin(list(results.methods))]
     facts = {title: _the_only(runs[column]) for column, title in (IMAGES | CODE).items()}
-    return {key: _plain(value) for key, value in protocol.items() if key not in FREE} | facts
+    return {key: plain(value) for key, value in protocol.items() if key not in FREE} | facts
 
 
 def _the_only(values: pd.Series) -> str:
     return ", ".join(sorted({str(value)[:12] for value in values})) or "none"
-
-
-def _plain(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or "none"
-    return json.dumps(value) if isinstance(value, Mapping) else number(value, 6)
 
 
 def _differences(same: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> list[str]:
@@ -343,7 +346,7 @@ def _entries(results: Results, dataset: str) -> list[Entry]:
             Entry(
                 study=results.study["study"],
                 method=method,
-                file=described[method].get("file") or method,
+                file=described[method].get("file"),
                 title=title,
                 trains=method in results.trained_methods,
                 setting=_setting(results, dataset, method),
@@ -416,6 +419,13 @@ def _ranges(league: League) -> pd.DataFrame:
         column.index = pd.MultiIndex.from_product([[entry.root], column.index])
     values = pd.concat(columns, axis=1).sort_index()
     return rank_ranges(values, generator("league", league.title, *league.shared.values()))
+
+
+def _rank_range(entry: pd.Series) -> str:
+    low, high = entry["rank_low"], entry["rank_high"]
+    if pd.isna(low):
+        return MISSING
+    return str(low) if low == high else f"{low} to {high}"
 
 
 if __name__ == "__main__":

@@ -51,12 +51,20 @@ class Model(nn.Module):
         if self.precision == "tf32":
             set_precision("tf32")
         pixels = normalise(images, self.channels, self.mean, self.std)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with self._autocast(images):
             maps = self.trunk(pixels)
-            features = self.pooling(maps)
-            embeddings = self.head(self.norm(features))
+            embeddings, features = self.pooled(maps, self.pooling)
         outputs = embeddings.float(), features.float(), maps
         return Outputs(*(_Float32Beyond.apply(*outputs) if self.precision == "tf32" else outputs))
+
+    def pooled(self, maps: Tensor, pooling: "Pooling") -> tuple[Tensor, Tensor]:
+        """What the head makes of the trunk's maps by a pooling, and the features between: (B, D), (B, WIDTH)."""
+        with self._autocast(maps):
+            features = pooling(maps)
+            return self.head(self.norm(features)), features
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        return torch.autocast(tensor.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def train(self, mode: bool = True) -> Self:
         """Training mode; the running statistics of batch normalisation stay as they are if they are frozen."""
@@ -141,12 +149,15 @@ def save_checkpoints(states: Mapping[int, Mapping[str, Tensor]], path: Path) -> 
     return write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in named.items()}))
 
 
-def load_checkpoints(path: Path) -> dict[int, dict[str, Tensor]]:
-    """What `save_checkpoints` wrote: step -> name -> tensor."""
-    from safetensors.torch import load_file
+def load_checkpoints(path: Path, record: Mapping[str, Any]) -> dict[int, dict[str, Tensor]]:
+    """What `save_checkpoints` wrote: step -> name -> tensor.
+
+    ValueError if the file is not the one that the training's record names: it is set aside.
+    """
+    from safetensors.torch import load
 
     states: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load_file(path).items():
+    for key, tensor in load(read_bytes(path, record["checkpoints"])).items():
         step, _, name = key.partition("/")
         states.setdefault(int(step), {})[name] = tensor
     return dict(sorted(states.items()))

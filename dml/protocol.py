@@ -198,6 +198,16 @@ class Protocol(Checked):
             raise ValueError(
                 f"max_epochs {self.max_epochs} is below evaluate_every {self.evaluate_every}: no validation at all"
             )
+        if self.warmup_epochs >= self.max_epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs}: training ends after max_epochs {self.max_epochs}, so the trunk "
+                "would never be trained"
+            )
+        if self.decay_epochs and self.decay_epochs[-1] >= self.max_epochs:
+            raise ValueError(
+                f"decay_epochs {self.decay_epochs}: training ends after max_epochs {self.max_epochs}: leave out those "
+                "from there on"
+            )
         return self
 
     def training_values(self) -> dict:

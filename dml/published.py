@@ -193,6 +193,28 @@ def results(study: Study, published: Path, counts: Mapping[str, tuple[int, int]]
     return rows
 
 
+def correlations(study: Study, published: Path) -> list[dict[str, Any]]:
+    """Pearson's r of a measure of training images and P@1 over the paper's methods, on the study's data sets.
+
+    One {dataset, measure, methods, r} for each row of correlations.csv that says over how many `methods`. Empty for a
+    study without a counterpart, and for a paper without that file.
+    """
+    file = published / study.published.paper / "correlations.csv" if study.published else None
+    if file is None or not file.exists():
+        return []
+    datasets = {dataset.name for dataset in study.datasets}
+    return [
+        {
+            "dataset": row["dataset"],
+            "measure": row["metric"],
+            "methods": int(row["methods"]),
+            "r": float(row["correlation"]),
+        }
+        for row in _rows(file, study.published.setting)
+        if row["dataset"] in datasets and row["with_metric"] == "precision_at_1" and row["methods"]
+    ]
+
+
 def _values_of(study: Study, study_file: Path, published: Path) -> tuple[Path, dict[str, dict[str, dict]]]:
     """The file the values stand in, and data set -> method -> hyperparameter -> value."""
     if study.hyperparameters == DEFAULTS:

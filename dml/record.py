@@ -4,6 +4,7 @@ import json
 import platform
 import resource
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +16,13 @@ from dml.protocol import TRAINING_CODE
 
 EMBEDDING_CODE = [
     Path(__file__).parent / f"{name}.py"
-    for name in ("augmentation", "embedding", "evaluation", "images", "loading", "model")
+    for name in ("augmentation", "embedding", "finished", "images", "loading", "model")
 ]
 EVALUATION_CODE = [
     *EMBEDDING_CODE,
     *(
         Path(__file__).parent / f"{name}.py"
-        for name in ("binary", "counting", "counting_on_gpu", "measuring", "neighbours", "reranking")
+        for name in ("binary", "counting", "counting_on_gpu", "evaluation", "measuring", "neighbours", "reranking")
     ),
 ]
 USERS_OWN = (":(top,exclude)workflow/profiles", ":(top,exclude)workflow/studies")
@@ -66,6 +67,13 @@ def commit() -> str:
         return "unknown"
 
 
+def of_models(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whose results a file holds: data set, method, seed and the checksums of the models of its folds."""
+    return {key: records[0][key] for key in ("dataset", "method", "seed")} | {
+        "models": [record["model"] for record in records]
+    }
+
+
 def training_code() -> str:
     """A hash of the code that every search and training runs through."""
     return plugins.code_hash(TRAINING_CODE)
@@ -74,6 +82,11 @@ def training_code() -> str:
 def embedding_code() -> str:
     """A hash of the code that leads from a finished model to its embeddings, but for the trunk's."""
     return plugins.code_hash(EMBEDDING_CODE)
+
+
+def space_code() -> str:
+    """A hash of the code that leads from a finished model to the geometry of its training classes."""
+    return plugins.code_hash([*EMBEDDING_CODE, Path(__file__).parent / "embedding_space.py"])
 
 
 def evaluation_code() -> str:

@@ -2,18 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from dml.page import laid_out, template
 from dml.results import Results, incomplete_methods
 from dml.tables import accuracy
-from dml.tabulation import LONG_TEXT, Cell, Column, blocks, columns, groups, number, percent, row_cells
+from dml.tabulation import listed, number, percent, plain
 
-TEMPLATE = Path(__file__).with_suffix(".html.j2")
 PROVENANCE = {
     "commit": "Commit of the code",
     "code": "Fingerprint of the training code",
@@ -40,18 +38,14 @@ def render(
     {png: base64 text, class}, a neighbour also has right: bool. Tables and figures that the page has no place for
     follow at its end, so that a new one is seen at once.
     """
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     values = accuracy.build(results)
-    return template.render(
+    return template("report").render(
         study=results.study,
         facts=_facts(results),
         summary=[_sentence(results, values, dataset) for dataset in results.datasets],
         single_seed=results.seeds == 1,
         tables={
-            name: {"title": title, "caption": caption, "blocks": _laid_out(cells)}
+            name: {"title": title, "caption": caption, "blocks": laid_out(cells)}
             for name, (title, caption, cells) in tables.items()
         },
         figures={
@@ -95,7 +89,7 @@ def _sentence(results: Results, table: pd.DataFrame, dataset: str) -> Markup:
     failed = [results.methods[name] for name in own.loc[own["failure"] != "", "method"]]
     sentence = Markup("<strong>{}.</strong> ").format(results.datasets[dataset])
     sentence += _verdict(results, dataset, ranked) if len(ranked) else Markup("No method has a result.")
-    return sentence + Markup(" Without a result: {}." if failed else "").format(_listed(failed))
+    return sentence + Markup(" Without a result: {}." if failed else "").format(listed(failed))
 
 
 def _verdict(results: Results, dataset: str, ranked: pd.DataFrame) -> Markup:
@@ -139,14 +133,14 @@ def _ties(results: Results, others: pd.DataFrame) -> Markup:
     if not tied:
         tested = " that could be tested" if others["tied"].isna().any() else ""
         return Markup(" Every other method{} is significantly below it.").format(tested)
-    return Markup(" Statistically tied with it: {}.").format(_listed(tied))
+    return Markup(" Statistically tied with it: {}.").format(listed(tied))
 
 
 def _unfinished(results: Results, partial: Mapping[str, int]) -> Markup:
     if not partial:
         return Markup("")
     names = [f"{results.methods[name]} ({count} of {results.seeds} seeds)" for name, count in partial.items()]
-    return Markup(" With failed seeds: {}.").format(_listed(names))
+    return Markup(" With failed seeds: {}.").format(listed(names))
 
 
 def _strong(results: Results, row: pd.Series) -> Markup:
@@ -161,43 +155,9 @@ def _estimate(results: Results, row: pd.Series) -> str:
     return f"{percent(row['mean'], row['half_width'])}% (mean of {row['n']} seeds, 95% interval)"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _laid_out(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the template needs to set each block of a table."""
-    return [
-        {
-            "heading": heading,
-            "groups": groups(columns(block)),
-            "columns": columns(block),
-            "rows": [_row(row, columns(block)) for row in block.itertuples(index=False, name=None)],
-        }
-        for heading, block in blocks(cells)
-    ]
-
-
-def _row(values: Sequence[str | Cell | None], described: Sequence[Column]) -> dict[str, Any]:
-    cells = row_cells(values)
-    starts = [position for position, value in enumerate(values) if value is not None]
-    row_kinds = {"best": cells[0].bold, "failed": any(cell.span > 1 for cell in cells), "more": not cells[0].text}
-    cell_kinds = [_cell_kind(cell, described[start]) for start, cell in zip(starts, cells, strict=True)]
-    return {
-        "kind": " ".join(kind for kind, true in row_kinds.items() if true),
-        "cells": list(zip(cells, cell_kinds, strict=True)),
-    }
-
-
-def _cell_kind(cell: Cell, column: Column) -> str:
-    if cell.span == 1 and column.numeric:
-        return "number"
-    return "long" if len(cell.text) > LONG_TEXT else ""
-
-
 def _protocol(results: Results) -> list[tuple[str, str, str]]:
     meaning = results.study.get("protocol_help", {})
-    return [(key, _plain(value), meaning.get(key) or "") for key, value in results.study["protocol"].items()]
+    return [(key, plain(value), meaning.get(key) or "") for key, value in results.study["protocol"].items()]
 
 
 def _methods(results: Results) -> list[dict[str, Any]]:
@@ -206,7 +166,7 @@ def _methods(results: Results) -> list[dict[str, Any]]:
         | {
             "title": results.methods[entry["name"]],
             "searched": [f"{name}: {_range(searched)}" for name, searched in entry.get("ranges", {}).items()],
-            "constant": [f"{name}: {_plain(value)}" for name, value in entry.get("fixed", {}).items()],
+            "constant": [f"{name}: {plain(value)}" for name, value in entry.get("fixed", {}).items()],
         }
         for entry in results.study["methods"]
     ]
@@ -214,19 +174,9 @@ def _methods(results: Results) -> list[dict[str, Any]]:
 
 def _range(searched: Mapping[str, Any]) -> str:
     if searched.get("choices") is not None:
-        return _plain(searched["choices"])
+        return plain(searched["choices"])
     ends = f"{number(searched['low'])} to {number(searched['high'])}"
     return ends + (", log" if searched.get("log") else "") + (", whole numbers" if searched.get("integer") else "")
-
-
-def _plain(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_plain(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or "none"
-    return number(value, 6)
 
 
 def _provenance(results: Results) -> list[tuple[str, str]]:

@@ -58,8 +58,8 @@ def run_fold(
     so that they can be compared in pairs. `state` is the file from which an interrupted training goes on. With a
     `failure` nothing is trained and the record says why. `teacher` is the file of the finished model that the method
     learns from; where that one failed, nothing is trained either. `checkpoints` is where the models of all validations
-    are written, if they are wanted. ValueError if a search was made with other code,
-    data, weights or protocol (`searched_with`) than the training would be.
+    are written, if they are wanted; the record has the file's checksum. ValueError if a search was made with other
+    code, data, weights or protocol (`searched_with`) than the training would be.
     """
     torch.set_num_threads(threads)
     with naming_what_needs_memory("a process", "", "cuda"):
@@ -86,9 +86,10 @@ def run_fold(
         failure = failure or f"its teacher {of_teacher['method']} failed: {of_teacher['failure']}"
     if failure is None:
         identity = made_by | {"trial": trial.fingerprint(), "fold": fold, "seed": seed, "torch": str(torch.__version__)}
-        identity |= {"teacher": of_teacher["model"]} if of_teacher else {}
-        batches = f"batches of {protocol.batch_size} images (in validation {BATCH_SIZE})"
-        with naming_what_needs_memory(f"{batches} {of_pixels(protocol)}", "lower batch_size or crop_size", device):
+        identity |= {"teacher": of_teacher and of_teacher["model"], "keep": checkpoints is not None}
+        what = f"batches of {protocol.batch_size} images (in validation {BATCH_SIZE})"
+        what += f" {of_pixels(protocol.crop_size, protocol.trunk)}"
+        with naming_what_needs_memory(what, "lower batch_size or crop_size", device):
             outcome = train(
                 trial, protocol, data.trainval, data.folds[fold], seed, data.weights, device,
                 Checkpoint(state, identity), load_model(teacher, of_teacher) if of_teacher else None,
@@ -98,8 +99,7 @@ def run_fold(
         torch.manual_seed(derive_seed(seed, "model"))
         model = Model(protocol, method_class_of(trial).trains, data.weights)
         outcome = Outcome(model, None, 0, 0, [], failure, 0.0, [])
-    if checkpoints is not None:
-        save_checkpoints(outcome.kept, checkpoints)
+    kept = None if checkpoints is None else save_checkpoints(outcome.kept, checkpoints)
     return outcome.model, {
         "dataset": data.dataset,
         "method": trial.method,
@@ -119,13 +119,14 @@ def run_fold(
         "protocol": protocol.training_values(),
         "made_by": made_by,
         "teacher": of_teacher and of_teacher["model"],
+        "checkpoints": kept,
         "provenance": provenance(device, torch.get_num_threads()),
     }
 
 
-def of_pixels(protocol: Protocol) -> str:
+def of_pixels(crop_size: int, trunk: str) -> str:
     """The size of images and the network, as an error names what needs memory."""
-    return f"of {protocol.crop_size} x {protocol.crop_size} pixels in {protocol.trunk}"
+    return f"of {crop_size} x {crop_size} pixels in {trunk}"
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def paired_comparison(values: pd.DataFrame, best: str | None = None) -> pd.DataF
         raise ValueError(f"best: unknown method '{best}'; choose from: {', '.join(map(str, values.columns))}")
 
     others = [method for method in values.columns if method != best]
-    compared = {method: _against(values[method], values[best]) for method in others}
+    compared = {method: paired(values[method], values[best]) for method in others}
     compared[best] = {"n": int(values[best].count()), "difference": 0.0, "half_width": 0.0, "p": math.nan}
     table = pd.DataFrame.from_dict(compared, orient="index").loc[list(values.columns)]
 
@@ -76,7 +76,8 @@ def holm(p: pd.Series) -> pd.Series:
     return corrected
 
 
-def _against(method: pd.Series, best: pd.Series) -> dict[str, float]:
+def paired(method: pd.Series, best: pd.Series) -> dict[str, float]:
+    """`n`, `difference`, `half_width` and `p` of one row of `paired_comparison`; NaN where there are too few pairs."""
     pairs = pd.concat([method, best], axis=1).dropna().to_numpy(dtype=np.float64)
     differences = pairs[:, 0] - pairs[:, 1]
     if len(differences) == 0:

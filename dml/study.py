@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from dml import plugins, pml_arguments
 from dml.checked import Checked, looks_numeric, read_yaml
 from dml.protocol import Protocol
+from dml.sampling import HIERARCHICAL
 from dml.search import Range, grid
 from dml.trial import OPTIMISER, SIZES, Trial
 
@@ -308,6 +309,9 @@ class Level(Checked):
     images_per_class: int | None = Field(
         default=None, ge=1, description="images of a class in a batch, for all methods"
     )
+    methods: list[str] | None = Field(
+        default=None, min_length=1, description="which of the factor's methods; default: all that it changes"
+    )
 
 
 class Factor(Checked):
@@ -320,7 +324,9 @@ class Factor(Checked):
     )
     at: float | None = Field(default=None, description="where the study's own value stands on the axis of a curve")
     levels: dict[str, Level] = Field(min_length=1, description="name -> what changes")
-    methods: list[str] | None = Field(default=None, description="which methods; default: all that are trained")
+    methods: list[str] | None = Field(
+        default=None, min_length=1, description="which methods; default: all that are trained"
+    )
 
 
 class Rerank(Checked):
@@ -396,14 +402,17 @@ class Study(Checked):
         default={}, description="other ways to compare the embeddings of the final models: name -> what is done"
     )
     pairs: dict[str, str] = Field(
-        default={}, description="method -> the method that it adds something to: the report shows the gain of each pair"
+        default={},
+        description="method -> the method that it adds something to: the report shows the gain of each pair; runs on "
+        "levels of factors are called METHOD-LEVEL",
     )
     embedding_space: bool = Field(
         default=False, description="embed the classes that final models were trained on, and measure their geometry"
     )
     checkpoints: bool = Field(
         default=False,
-        description="keep the final models of every validation, and measure what choosing one by the test would feign",
+        description="keep the final models of every validation, and measure what choosing one by the test would feign; "
+        "for small networks: all of them stay in memory and in the state of an interrupted training",
     )
     toys: list[str] = Field(default=[], description="figures of made-up data that belong to the study")
     published: Counterpart | None = Field(
@@ -420,9 +429,7 @@ class Study(Checked):
         self._check_factors()
         for name in self.retrieval:
             _refuse_name(name)
-        for name in (name for pair in self.pairs.items() for name in pair):
-            if name not in self.runs:
-                raise ValueError(f"pairs: '{name}' is no method of the study")
+        self._check_pairs()
         for toy in self.toys:
             if plugins.literal("figures", toy, "NEEDS") != "toys":
                 raise ValueError(f"toys: '{toy}' is no figure of made-up data")
@@ -436,15 +443,20 @@ class Study(Checked):
     def runs(self) -> dict[str, Run]:
         """Everything that is run on each data set, by name: the methods, then each level of each factor.
 
-        The run of a method on a level is called METHOD-LEVEL.
+        The run of a method on a level is called METHOD-LEVEL. A level that changes nothing for a method has no run of
+        it. ValueError if a level changes nothing for any.
         """
         runs = {method.name: Run(method, self.protocol, method.name) for method in self.methods}
         for factor, of_factor in self.factors.items():
             for level, changes in of_factor.levels.items():
-                protocol = self._protocol_on(f"factors.{factor}.levels.{level}", changes)
-                for method in self._varied(of_factor):
-                    changed = _on_level(method, level, changes)
-                    runs[changed.name] = Run(changed, protocol, method.name, factor, level)
+                origin = f"factors.{factor}.levels.{level}"
+                protocol = self._protocol_on(origin, changes)
+                for method in self._varied(of_factor, changes):
+                    changed = _on_level(origin, method, of_factor, level)
+                    if protocol != self.protocol or _setting(changed) != _setting(method):
+                        runs[changed.name] = Run(changed, protocol, method.name, factor, level)
+                if not any(run.level == level for run in runs.values()):
+                    raise ValueError(f"{origin}: changes nothing of the study: give other values, or leave it out")
         return runs
 
     def dataset(self, name: str) -> Dataset:
@@ -478,15 +490,35 @@ class Study(Checked):
         if wanted is None:
             return None
         same = [n for n, r in self.runs.items() if r.method.plugin == wanted and r.level in (run.level, None)]
-        if not same:
+        on_level = [n for n in same if self.runs[n].level == run.level]
+        teachers = [n for n in on_level or same if self.runs[n].base == wanted] or on_level or same
+        if not teachers:
             raise ValueError(f"method '{name}' learns from a finished '{wanted}': add `- {wanted}` to the methods")
-        return max(same, key=lambda n: self.runs[n].level == run.level)
+        if len(teachers) > 1:
+            raise ValueError(
+                f"method '{name}' learns from a finished '{wanted}', and {' and '.join(teachers)} are such: call one "
+                f"of them '{wanted}'"
+            )
+        return teachers[0]
 
-    def _varied(self, factor: Factor) -> list[Method]:
-        """The methods that a factor is varied with."""
-        if factor.methods is not None:
-            return [method for method in self.methods if method.name in factor.methods]
-        return [method for method in self.methods if method.plugin != "pretrained"]
+    def _varied(self, factor: Factor, level: Level) -> list[Method]:
+        """The methods that a level of a factor is for."""
+        trained = [method.name for method in self.methods if method.plugin != "pretrained"]
+        of_factor = trained if factor.methods is None else factor.methods
+        chosen = of_factor if level.methods is None else level.methods
+        return [method for method in self.methods if method.name in chosen]
+
+    def _check_pairs(self) -> None:
+        for name, base in self.pairs.items():
+            for run in (name, base):
+                if run not in self.runs:
+                    raise ValueError(
+                        f"pairs: '{run}' is neither a method of the study nor one on a level, METHOD-LEVEL"
+                    )
+            if base == name or self.pairs.get(base) == name:
+                raise ValueError(
+                    f"pairs: '{name}' adds something to '{base}', which cannot be: one is the other's base"
+                )
 
     def _protocol_on(self, origin: str, level: Level) -> Protocol:
         """The study's protocol with what a level changes."""
@@ -506,9 +538,12 @@ class Study(Checked):
         levels = [level for factor in self.factors.values() for level in factor.levels]
         names = {method.name for method in self.methods}
         for name, factor in self.factors.items():
-            unknown = sorted(set(factor.methods or []) - names)
-            if unknown:
-                raise ValueError(f"factors.{name}: '{unknown[0]}' is no method of the study")
+            for chosen in (factor.methods, *(changes.methods for changes in factor.levels.values())):
+                unknown = sorted(set(chosen or []) - names)
+                if unknown:
+                    raise ValueError(f"factors.{name}: '{unknown[0]}' is no method of the study")
+            if factor.at is not None and factor.study is None:
+                raise ValueError(f"factors.{name}: `at` needs `study`: what the study's own value is called")
             places = [level.at for level in factor.levels.values()] + [factor.at] * (factor.study is not None)
             if any(place is None for place in places) and any(place is not None for place in places):
                 raise ValueError(
@@ -518,7 +553,7 @@ class Study(Checked):
                 _refuse_name(level)
                 if levels.count(level) > 1:
                     raise ValueError(f"the level '{level}' stands there twice: give each its own name")
-                known = {key for method in self._varied(factor) for key in method.hyperparameters()}
+                known = {key for method in self._varied(factor, changes) for key in method.hyperparameters()}
                 for key in changes.fixed:
                     if key not in known:
                         raise ValueError(f"factors.{name}.levels.{level}: no method has the hyperparameter '{key}'")
@@ -538,7 +573,12 @@ class Study(Checked):
                 f"protocol.batch_size {batch} must be above protocol.embedding_size {run.protocol.embedding_size}"
             )
         self.teacher_of(name)
-        if run.method.plugin and plugins.literal("methods", run.method.plugin, "BATCHES") == "hierarchical":
+        batches = run.method.plugin and plugins.literal("methods", run.method.plugin, "BATCHES")
+        if batches and batches != HIERARCHICAL:
+            raise ValueError(
+                f"dml/methods/{run.method.plugin}.py: BATCHES is '{batches}'; it may be '{HIERARCHICAL}' or left out"
+            )
+        if batches:
             for dataset in self.datasets:
                 if not plugins.defines("datasets", dataset.plugin, "super_class"):
                     raise ValueError(
@@ -577,17 +617,23 @@ class Study(Checked):
         return self.protocol.trials if entry.search_ranges() else 1
 
 
-def _on_level(method: Method, level: str, changes: Level) -> Method:
-    """A method as it is on a level of a factor."""
+def _on_level(origin: str, method: Method, factor: Factor, level: str) -> Method:
+    """A method as it is on a level of a factor. ValueError naming `origin` if it cannot have a value."""
+    changes = factor.levels[level]
     fixed = {key: value for key, value in changes.fixed.items() if key in method.hyperparameters()}
     values = {
         "ranges": {key: searched for key, searched in method.ranges.items() if key not in fixed},
         "fixed": method.fixed | fixed,
         "images_per_class": changes.images_per_class or method.images_per_class,
-        "title": f"{method.heading}, {changes.title or level}",
+        "title": ", ".join(filter(None, [method.heading, factor.curve, changes.title or level])),
     }
-    changed = Method.model_validate(dict(method) | values)
+    changed = Method.check(dict(method) | values, f"{origin}, method '{method.name}'")
     return changed.model_copy(update={"name": f"{method.name}-{level}", "file": method.plugin})
+
+
+def _setting(method: Method) -> tuple:
+    """What tells a method on a level from the method without."""
+    return method.images_of_a_class(), method.fixed, method.search_ranges()
 
 
 def load_study(path: Path, images: str | Sequence[str] | None = None) -> Study:

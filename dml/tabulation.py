@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import pandas as pd
 
@@ -82,6 +83,22 @@ def number(value: float | str, digits: int = 4) -> str:
             mantissa, exponent = value.split("e")
             value = f"{mantissa}e{int(exponent)}"
     return re.sub(r"^-(?=\d)|(?<=e)-", MINUS, str(value))
+
+
+def plain(value: Any) -> str:
+    """A value of a study in words: "none", "yes", "0.2, 1", "file: a.pth; sha256: 01ab"."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value)) or "none"
+    return number(value, 6)
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a sentence: "a, b and c"."""
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def percent(value: float, half_width: float = math.nan) -> str:

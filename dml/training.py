@@ -120,7 +120,8 @@ def train(
             if course.note(mean_loss, map_now, every, protocol):
                 now.best_model = copy.deepcopy(now.model.state_dict())
             if keep and course.failure is None:
-                now.kept[course.step] = copy.deepcopy(now.model.state_dict())
+                state = now.model.state_dict()
+                now.kept[course.step] = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
             bar.set_postfix(loss=f"{mean_loss:.4g}", map_at_r=f"{map_now:.4f}")
             course.ended |= course.step == last_step
             checkpoint.stop_if_asked(now.state_dict)

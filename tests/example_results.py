@@ -35,6 +35,11 @@ EFFECTS = {
 """What a level of a factor adds to each seed's value."""
 GAINS = {"": (0.0, 0.0, 0.0), "binary": (-0.03, -0.02, -0.04), "reranked": (0.04, 0.04, 0.04)}
 """What a way of retrieval adds to each seed's value."""
+CORRELATIONS = [
+    {"dataset": "birds1", "measure": measure, "methods": n, "r": r}
+    for measure, n, r in (("pi_intra", 18, 0.25), ("rho_2", 18, -0.8), ("rho_2", 23, -0.81))
+]
+"""What a paper has over its methods: on the first data set alone."""
 CHOSEN_STEP = 200
 ABOVE_AT_STEP = {
     "precision_at_1": {0: -0.3, 100: -0.01, 200: 0.0, 300: 0.02}, "map_at_r": {0: -0.3, 100: 0.01, 200: 0.0, 300: -0.01}
@@ -310,7 +315,9 @@ def _study(names, datasets):
         "pairs": {},
         "methods": [_method(name) for name in names],
         "hyperparameters": "search",
-        "counterpart": {"title": "A paper", "url": "https://example.org", "setting": "main"},
+        "counterpart": {
+            "title": "A paper", "url": "https://example.org", "setting": "main", "correlations": CORRELATIONS,
+        },
         "protocol": {"trunk": "bn_inception", "crop_scale": [0.16, 1.0], "seeds": 3, "folds": FOLDS,
                      "weights": {"file": "bn_inception.pth", "sha256": "0123abcd", "urls": []}},
         "protocol_help": {"trunk": "the network before the embedding", "seeds": "reproductions of the best trial"},

@@ -295,6 +295,43 @@ def test_what_the_paper_does_not_give_is_said(with_paper):
     assert cells.loc["Birds 2"].iloc[0].text == "No result of the paper is known for this data set and experiment."
 
 
+def beside(folder, *rows, everything=True):
+    """The made-up results with these published values: embedding, method, metric and mean."""
+    write(folder, everything=everything)
+    with (folder / "published.csv").open("a") as file:
+        file.writelines(f"birds1,{row},,s,,\n" for row in rows)
+    found = Results.load(folder)
+    plugin = plugins.load("tables", "published")
+    table = plugin.build(found)
+    return table, plugin.present(table, found)
+
+
+def test_every_metric_of_the_paper_has_its_columns(tmp_path):
+    metrics = ["nmi", "recall_at_100", "recall_at_10", "map_at_r", "precision_at_1"]
+    table, cells = beside(tmp_path, *(f"separated,triplet,{metric},0.5" for metric in metrics))
+    groups = [group for group, name in cells.columns if name == "Ours"]
+    assert groups == ["P@1", "MAP@R", "Recall@10", "Recall@100", "NMI"]
+    row = cells.iloc[0]
+    assert (row["Recall@10", "Paper"], row["Recall@10", "Ours"]) == ("50.00", "89.50 ± 2.48")
+    assert (row["Recall@100", "Paper"], row["Recall@100", "Ours"]) == ("50.00", "–")  # is none of ours
+    assert dict(zip(table["metric"], table["failure"], strict=True))["recall_at_100"] == "not measured"
+
+
+@pytest.mark.parametrize("everything", [True, False], ids=["with binary codes", "without"])
+def test_binary_codes_stand_beside_the_way_of_retrieval_of_that_name(tmp_path, everything):
+    rows = "binary,triplet,map_at_r,0.3", "separated,triplet,map_at_r,0.4", "training,triplet,rho_2,0.3"
+    table, cells = beside(tmp_path, *rows, everything=everything)
+    assert table["embedding"].tolist() == ["separated", "binary"]
+    ours = "36.50 ± 4.30" if everything else "–"
+    assert cells.loc["Birds 1, binary"].iloc[0].tolist()[:3] == ["Triplet", "30.00", ours]
+
+
+def test_a_failed_method_is_called_failed(tmp_path):
+    table, cells = beside(tmp_path, "binary,proxy_nca,map_at_r,0.3", "separated,proxy_nca,map_at_r,0.3")
+    assert set(table["failure"]) == {"fold 0: the loss is NaN at step 40"}
+    assert cells["MAP@R", "Ours"].tolist()[0] == "failed"
+
+
 def test_reasons_of_one_method_stand_with_the_others_reasons(with_paper, tmp_path):
     found = with_paper(reason="trials is 5, not 50")
     first = found.published["method"] == "triplet"

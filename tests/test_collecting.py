@@ -134,10 +134,19 @@ class Made:
         made = {"code": "c0de", "test": values["test"], "provenance": provenance | {"threads": 2}}
         values["embedded"] = [made | {"sha256": f"e{k}", "model": f"m{k}", "seconds": 4.5} for k in range(2)]
         values |= {"seconds": 18.0, "provenance": provenance | {"threads": 1, "commit": "c0ffee"}}
+        values["models"] = [f"m{k}" for k in range(2)]
         file = self.folder / dataset / method / "seeds" / str(seed) / "metrics.json"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(values))
         self.measured.append(file)
+        others = {key: values[key] for key in ("dataset", "method", "seed", "models", "provenance")}
+        training = {"embedding": "training", "fold": 0, "metric": "rho_1", "value": 0.125, "n_queries": 30}
+        space = others | {"data": blank["made_by"]["data"], "code": "5pace", "seconds": 9.0, "metrics": [training]}
+        row = {"dataset": dataset, "method": method, "seed": seed, "fold": 0, "step": 4, "validation": 0.5}
+        row |= {"chosen": True, "precision_at_1": 0.75, "map_at_r": 0.5}
+        selection = others | {"test": values["test"], "code": "5e1ec7", "seconds": 36.0, "rows": [row]}
+        for name, made in (("space", space), ("selection", selection)):
+            file.with_name(f"{name}.json").write_text(json.dumps(made))
 
     def change_search(self, file, **made_by):
         """Edit what made one search."""
@@ -150,8 +159,10 @@ class Made:
         edit(values)
         self.measured[number].write_text(json.dumps(values))
 
-    def collect(self):
-        collect(self.study, "s", self.measured, self.histories, self.best, self.folds, PAPERS, self.output)
+    def collect(self, *others):
+        """With the files `others` of every seed: space, selection."""
+        beside = {f"{name}s": [file.with_name(f"{name}.json") for file in self.measured] for name in others}
+        collect(self.study, "s", self.measured, self.histories, self.best, self.folds, PAPERS, self.output, **beside)
 
     def rows(self, table):
         with (self.output / f"{table}.csv").open(newline="") as file:
@@ -250,6 +261,17 @@ def test_costs_hold_a_row_for_every_stage_and_kind_of_device(collected):
         ("embedding", "cpu", 4, pytest.approx(2 * 4 * 4.5 / 3600)),
         ("measuring", "cpu", 2, pytest.approx(2 * 18 / 3600)),
     ]
+
+
+def test_geometry_and_checkpoints_are_collected_and_cost_something(made):
+    made.collect("space", "selection")
+    geometry = [row for row in made.rows("metrics") if row["embedding"] == "training"]
+    assert len(geometry) == len(made.measured) and {row["value"] for row in geometry} == {"0.125"}
+    assert [row["precision_at_1"] for row in made.rows("selection")] == ["0.75"] * len(made.measured)
+    costs = [row for row in made.rows("costs") if row["method"] == "pretrained"]
+    jobs = [(row["stage"], row["jobs"], float(row["hours"])) for row in costs]
+    assert ("geometry", "2", pytest.approx(2 * 9 / 3600)) in jobs
+    assert ("checkpoints", "2", pytest.approx(2 * 36 / 3600)) in jobs
 
 
 def test_best_holds_a_row_for_every_search(collected):
@@ -390,6 +412,19 @@ def test_a_mixture_within_one_seed_is_refused(made):
     made.change(0, CHANGES["code"])
     with pytest.raises(ValueError, match="other code"):
         made.collect()
+
+
+@pytest.mark.parametrize(
+    "name, what, value",
+    [("space", "models", ["m0", "m2"]), ("space", "data", "other"), ("space", "code", "other"),
+     ("selection", "models", ["m0", "m2"]), ("selection", "test", "other"), ("selection", "code", "other")],
+)  # fmt: skip
+def test_what_was_measured_of_other_models_or_pixels_is_refused(made, name, what, value):
+    file = made.measured[3].with_name(f"{name}.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {what: value}))
+    with pytest.raises(ValueError, match=f"^{file}: of other {what} than the metrics beside it: delete it and run"):
+        made.collect("space", "selection")
+    assert list(made.output.iterdir()) == []
 
 
 def test_a_model_and_its_search_are_of_one_origin(made):

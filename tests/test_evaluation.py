@@ -15,9 +15,10 @@ import reference_ranking
 import torch
 
 from dml.embedding import embed, normalise_rows
-from dml.embedding_space import describe
-from dml.evaluation import compared, embed_test, load_embeddings, measure_checkpoints, measure_seed, measure_space
+from dml.embedding_space import describe, measure_space
+from dml.evaluation import compared, measure_checkpoints, measure_seed
 from dml.files import write_bytes
+from dml.finished import embed_test, load_embeddings
 from dml.gallery import THUMBNAIL, gallery, thumbnail
 from dml.images import PackedImages
 from dml.measuring import measure
@@ -378,11 +379,11 @@ def finals(tmp_path, protocol, stripes_data, trainval):
         outcome = train(trial, protocol, trainval, read_folds(stripes_data.folds)[k], seed=k, keep=True)
         models.append(tmp_path / f"fold{k}.safetensors")
         checkpoints.append(tmp_path / f"checkpoints{k}.safetensors")
-        save_checkpoints(outcome.kept, checkpoints[-1])
+        kept = save_checkpoints(outcome.kept, checkpoints[-1])
         records.append({
             "dataset": "stripes", "method": "contrastive", "plugin": "contrastive", "seed": 3, "fold": k,
             "failure": None, "protocol": protocol.training_values(), "model": save_model(outcome.model, models[-1]),
-            "curve": outcome.curve, "best_step": outcome.best_step,
+            "curve": outcome.curve, "best_step": outcome.best_step, "checkpoints": kept,
         })  # fmt: skip
     return models, checkpoints, records
 
@@ -404,7 +405,9 @@ def test_the_geometry_is_that_of_each_model_s_training_classes(tmp_path, finals,
 def test_the_models_of_all_validations_are_measured(tmp_path, finals, protocol, stripes_data, held_out):
     models, checkpoints, records = finals
     measure_checkpoints(checkpoints, models, records, stripes_data.test, tmp_path / "selection.json", "cpu", 1)
-    rows = json.loads((tmp_path / "selection.json").read_text())
+    found = json.loads((tmp_path / "selection.json").read_text())
+    assert found["models"] == [record["model"] for record in records] and found["test"] == held_out.fingerprint
+    rows = found["rows"]
     assert [(row["fold"], row["step"]) for row in rows] == [(0, 2), (0, 4), (2, 2), (2, 4)]
     for model, record in zip(models, records, strict=True):
         own = [row for row in rows if row["fold"] == record["fold"]]
@@ -424,7 +427,17 @@ def test_of_a_failed_training_neither_is_measured(tmp_path, finals, stripes_data
     measure_space(models, failed, stripes_data.trainval, stripes_data.folds, tmp_path / "space.json", "cpu", 1)
     measure_checkpoints(checkpoints, models, failed, stripes_data.test, tmp_path / "selection.json", "cpu", 1)
     assert json.loads((tmp_path / "space.json").read_text())["metrics"] == []
-    assert json.loads((tmp_path / "selection.json").read_text()) == []
+    assert json.loads((tmp_path / "selection.json").read_text())["rows"] == []
+
+
+def test_models_of_other_validations_than_those_of_the_record_are_refused(tmp_path, finals, stripes_data):
+    models, checkpoints, records = finals
+    arguments = (stripes_data.test, tmp_path / "selection.json", "cpu", 1)
+    longer = [record | {"curve": [*record["curve"], {"step": 6, "map_at_r": 0.5}]} for record in records]
+    with pytest.raises(ValueError, match=r"checkpoints0.safetensors: no model of step 6: delete"):
+        measure_checkpoints(checkpoints, models, longer, *arguments)
+    with pytest.raises(ValueError, match=r"checkpoints2.safetensors: damaged"):
+        measure_checkpoints(checkpoints[::-1], models, records, *arguments)
 
 
 # ------------------------------------------------------------------------------------------------------------- failures

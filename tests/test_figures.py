@@ -303,23 +303,78 @@ def test_geometry_is_drawn_beside_accuracy(everything):
     figure = draw("embedding_space", everything)
     axes = figure.axes[3]
     assert axes.get_xlabel() == "rho@2 of training classes"
-    assert axes.get_title(loc="left") == "r = −1.00 (−1.00 to 1.00), n = 3\npublished, CUB200-2011: r = −0.80"
-    assert figure.axes[1].get_title(loc="left").startswith("no r: the measure does not vary\n")
-    dots = {line.get_color(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
-    colours = plotting.method_colours(everything)
-    assert dots[colours["triplet"]] == pytest.approx((0.605, 69.5))
-    assert dots[plotting.UNTRAINED] == pytest.approx((0.9, 40))
-    assert sorted(text.get_text() for text in axes.texts) == ["Contrastive", "Margin & co_50%", "Pretrained", "Triplet"]
+    assert axes.get_title(loc="left") == (
+        "r = −1.00 (−1.00 to 1.00), n = 3\npublished: r = −0.80, n = 18; r = −0.81, n = 23"
+    )
+    assert figure.axes[1].get_title(loc="left") == "no r: the measure does not vary"
+    assert "published" not in figure.axes[7].get_title(loc="left")  # the paper does not have this data set
+    dots = {line.get_color(): points(line) for line in axes.lines if line.get_marker() == "o"}
+    assert dots[plotting.method_colours(everything)["triplet"]] == ([pytest.approx(0.605)], [pytest.approx(69.5)])
+    names = ["Contrastive", "Margin & co_50%", "Pretrained: 0.900, 40.0%", "Triplet"]
+    assert sorted(filter(None, (text.get_text() for text in axes.texts))) == names
+
+
+def test_an_untrained_trunk_far_off_does_not_stretch_the_axes(everything):
+    axes = draw("embedding_space", everything).axes[3]
+    assert 0.55 < axes.get_xlim()[0] < 0.6 and 0.7 < axes.get_xlim()[1] < 0.75  # methods: 0.6 to 0.7; trunk: 0.9
+    assert 58 < axes.get_ylim()[0] < 60 and 70 < axes.get_ylim()[1] < 72  # methods: 60 to 70; trunk: 40
+    arrow = next(text for text in axes.texts if text.arrow_patch and not text.get_text())
+    width = 72 * axes.get_position().width * axes.figure.get_figwidth()
+    assert arrow.xy == pytest.approx((width, 0), abs=0.01)  # to the right and down
+    assert plotting.UNTRAINED not in [line.get_color() for line in axes.lines]
+
+
+def test_an_untrained_trunk_among_the_methods_is_a_point(tmp_path):
+    folder = write(tmp_path, everything=True, datasets=1)
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+    own = metrics["method"] == "pretrained"
+    for metric, value in (("rho_2", "0.65"), ("precision_at_1", "0.65")):
+        metrics.loc[own & (metrics["metric"] == metric), "value"] = value
+    metrics.to_csv(folder / "metrics.csv", index=False)
+    axes = draw("embedding_space", Results.load(folder)).axes[3]
+    grey = next(line for line in axes.lines if line.get_color() == plotting.UNTRAINED)
+    assert (grey.get_xdata()[0], grey.get_ydata()[0]) == pytest.approx((0.65, 65))
+    assert "Pretrained" in [text.get_text() for text in axes.texts]
+
+
+def test_an_untrained_trunk_alone_is_a_point(tmp_path):
+    axes = draw("embedding_space", Results.load(write(tmp_path, everything=True, methods=["pretrained"]))).axes[3]
+    assert [text.get_text() for text in axes.texts] == ["Pretrained"]
+
+
+def test_of_many_methods_the_points_have_numbers_and_a_list_names_them(tmp_path):
+    results = Results.load(write(tmp_path, everything=True, methods=NAMES, datasets=1))
+    figure = draw("embedding_space", results)
+    figure.draw_without_rendering()
+    listed = [text for text in figure.texts[1:] if text.get_text()]
+    numbers, names = listed[::2], listed[1::2]
+    assert [text.get_text() for text in numbers] == [str(i) for i in range(1, 19)]  # one of 19 failed
+    assert [text.get_text() for text in names[:3]] == ["Contrastive", "Triplet", "Margin & co_50%"]  # by P@1
+    whole = figure.get_window_extent()
+    assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 for box in map(extent, listed))
+    assert len({(round(box.x0), round(box.y0)) for box in map(extent, listed)}) == len(listed)
+    for axes in figure.axes:
+        assert min(extent(axes.xaxis.label).y0 for axes in figure.axes) > max(extent(text).y1 for text in listed)
+        labels = [text for text in axes.texts if text.get_text().isdecimal()]
+        assert sorted(int(text.get_text()) for text in labels) == list(range(1, 19))
+        boxes = [extent(text) for text in labels]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    few = Results.load(write(tmp_path / "few", everything=True, methods=NAMES[:14], datasets=1))
+    assert len(draw("embedding_space", few).texts) == 1
+
+
+def extent(text):
+    """Of the words of a label, without the line that leads to it."""
+    return matplotlib.text.Text.get_window_extent(text)
 
 
 def test_names_of_points_do_not_overlap(tmp_path):
     results = Results.load(write(tmp_path, everything=True, methods=NAMES[:12], datasets=1))
     figure = draw("embedding_space", results)
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.axes[3].texts]
-    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    boxes = [extent(text) for text in figure.axes[3].texts if text.get_text()]
     assert len(boxes) == 11
-    assert sum(a.overlaps(b) for a, b in pairs) <= 1
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_the_toy_trains_what_its_captions_say():

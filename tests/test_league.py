@@ -186,7 +186,7 @@ def test_hyperparameters_are_said_to_be_searched_or_not(tmp_path):
 
 
 def claims(path, *lines):
-    fields = "method,title,year,venue,dataset,precision_at_1,backbone,dimension,source,note"
+    fields = "method,title,year,venue,dataset,precision_at_1,by,backbone,dimension,source,doubt,note"
     path.write_text("\n".join([fields, *lines]) + "\n", encoding="utf-8")
     return path
 
@@ -194,28 +194,98 @@ def claims(path, *lines):
 def test_claims_are_of_the_data_set_or_of_the_nearest_benchmark(tmp_path):
     path = claims(
         tmp_path / "claims.csv",
-        "contrastive,A paper,2006,CVPR,cub200,26.4,GoogLeNet,64,a table,doubtful: older",
-        "contrastive,A paper,2006,CVPR,sop_official,42.0,GoogLeNet,64,a table,",
-        "triplet,Another,2005,NIPS,,,,,,",
+        "contrastive,A paper,2006,CVPR,cub200,26.40,,GoogLeNet,64,a table,,",
+        "contrastive,A paper,2006,CVPR,sop_official,42.0,,GoogLeNet,64,a table,,",
+        "triplet,Another,2005,NIPS,,,,,,,,",
     )
     found = leagues([study(tmp_path, "first", methods=["pretrained", "contrastive", "triplet", "margin"])])
     table = build(found, path).set_index("method")
     assert table.loc["contrastive", ["claimed", "claimed_on", "year"]].tolist() == [0.264, "cub200", 2006]
     assert table["claimed"].notna().sum() == 1 and table.loc["triplet", "year"] == 2005
-    assert table.loc["margin", ["year", "claimed_in"]].isna().tolist() == [True, False]
-    assert table.loc["margin", "claimed_in"] == ""
+    assert table.loc["margin", ["year", "claimed_by"]].isna().tolist() == [True, False]
+    assert table.loc["margin", "paper"] == "" and table.loc["triplet", "paper"] == "Another, NIPS 2005"
     cells = present(build(found, path), found)
-    assert cells.iloc[0]["", "Claimed"] == Cell("26.40", mark="?")
+    assert cells.iloc[0]["", "Claimed"] == Cell("26.40")  # the digits of the paper
     assert cells.iloc[1]["", "Claimed"] == Cell("–") and cells.iloc[1]["", "Year"] == "2005"
     known = read_claims(path)
     assert league.claim_of(known, "contrastive", "sop")["claimed"] == pytest.approx(0.42)
     assert "claimed" not in league.claim_of(known, "triplet", "sop")
 
 
-def test_a_method_with_a_free_name_has_the_claim_of_its_file(tmp_path):
-    described = study(tmp_path, "first", methods=["contrastive"])
+def test_claims_of_other_papers_and_of_disagreeing_sources_are_marked(tmp_path):
+    path = claims(
+        tmp_path / "claims.csv",
+        "contrastive,A paper,2006,CVPR,cub200,26.4,,GoogLeNet,64,a table,,older",
+        'margin,A paper,2006,CVPR,cub200,26.4,"Another, ECCV 2016",GoogLeNet,64,a table,,',
+        "triplet,A paper,2006,CVPR,cub200,26.4,,GoogLeNet,64,a table,a list has 27.0,",
+    )
+    found = leagues([study(tmp_path, "first", methods=["contrastive", "margin", "triplet", "proxy_nca"])])
+    table = build(found, path)
+    by = table.set_index("method")["claimed_by"].to_dict()
+    assert by == dict.fromkeys(["contrastive", "triplet"], "A paper, CVPR 2006") | {
+        "margin": "Another, ECCV 2016", "proxy_nca": ""
+    }  # fmt: skip
+    marks = {row["", "Method"].text: row["", "Claimed"].mark for _, row in present(table, found).iterrows()}
+    assert marks == {"Contrastive": "", "Triplet": "?", "Margin & co_50%": "?", "ProxyNCA": ""}
+
+
+def test_a_method_with_a_free_name_has_the_claim_of_its_file_and_without_a_file_none(tmp_path):
+    described = study(tmp_path, "first", methods=["contrastive", "triplet"])
     described.study["methods"][0]["file"] = "proxy_anchor"
-    assert rows(described)["claimed_in"].tolist() == ["Proxy Anchor Loss for Deep Metric Learning, CVPR"]
+    described.study["methods"][1]["file"] = None  # a loss of pytorch-metric-learning that is called like one of ours
+    table = rows(described)
+    assert table["paper"].tolist() == ["Proxy Anchor Loss for Deep Metric Learning, CVPR 2020", ""]
+    assert table["year"].isna().tolist() == table["claimed"].isna().tolist() == [False, True]
+
+
+def verdict(*studies):
+    found = leagues(studies)
+    return Page(str(league_page.verdict(found[0], build(found)))).words
+
+
+def test_the_verdict_says_whether_others_may_be_first(tmp_path):
+    three = study(tmp_path, "three", methods=["contrastive", "triplet"])
+    assert verdict(three) == (
+        "Birds 1. Of the 2 methods with all seeds Contrastive has the highest separated MAP@R, 40.00 ± 2.48%. With "
+        "other seeds the first might as well be Triplet."
+    )
+    apart = study(tmp_path, "apart", methods=["contrastive", "margin"])
+    assert verdict(apart).endswith("%. With other seeds no other method would be first.")
+
+
+def test_the_verdict_says_nothing_of_the_order_of_one_method(tmp_path):
+    assert verdict(study(tmp_path, "three", methods=["contrastive"])) == (
+        "Birds 1. Only Contrastive has all seeds, with a separated MAP@R of 40.00 ± 2.48%."
+    )
+
+
+def test_the_verdict_says_which_seeds_are_single(tmp_path):
+    single = study(tmp_path, "single", methods=["contrastive"], seeds=1)  # 0.39
+    near = study(tmp_path, "near", methods=["triplet", "margin"])  # 0.395 in the mean
+    assert verdict(single, near).endswith(
+        "Triplet has the highest separated MAP@R, 39.50 ± 2.48%. With other seeds its rank might be 2. One method has "
+        "a single seed, and no range of ranks."
+    )
+    low = {"contrastive": [0.2]}
+    below = study(tmp_path, "below", methods=["contrastive"], seeds=1, values=low)
+    other = study(tmp_path, "other", methods=["method_5"], seeds=1)
+    assert verdict(below, other, near).endswith(
+        "With other seeds no other method of several seeds would be first. 2 methods have a single seed, and no range "
+        "of ranks."
+    )
+    above = study(tmp_path, "above", methods=["contrastive"], seeds=1, values={"contrastive": [0.6]})
+    assert verdict(above, near).endswith(
+        "Contrastive has the highest separated MAP@R, 60.00%. It has a single seed: that it is first may be chance."
+    )
+    assert verdict(above, other).endswith("60.00%. With a single seed the order may be chance.")
+
+
+def test_the_verdict_names_who_could_not_win(tmp_path):
+    found = leagues([study(tmp_path, "first", datasets=2)])
+    table = build(found)
+    said = Page(str(league_page.verdict(found[1], table[table["league"] == 2]))).words
+    assert said.startswith("Birds 2. Of the 3 methods with all seeds Contrastive has")
+    assert said.endswith(" With failed seeds: Margin & co_50% (2 of 3 seeds). Without a result: ProxyNCA.")
 
 
 @pytest.fixture(scope="module")
@@ -258,9 +328,12 @@ def test_the_page_stands_alone_and_is_well_formed(made):
     assert links and set(links) <= set(ids)
     assert all("scope" in attributes or not attributes for attributes in page.all("th") if "colspan" not in attributes)
     assert all(attributes["aria-label"] for attributes in page.all("svg"))
-    assert "Of 5 methods Contrastive has the highest separated MAP@R, 39.8" in page.words
+    assert "Of the 4 methods with all seeds Contrastive has the highest separated MAP@R, 39.8" in page.words
     assert "Pretrained, which does not train, has 10.00%: no trained method is below." in page.words
-    assert "Margin & co_50%" in page.words and "Sampling Matters in Deep Embedding Learning, ICCV" in page.words
+    assert (
+        "Margin & co_50%" in page.words
+        and "Sampling Matters in Deep Embedding Learning, ICCV 2017 CUB-200-2011 63.6" in page.words
+    )
 
 
 def test_equal_results_give_equal_bytes(made):
@@ -292,13 +365,51 @@ def test_nothing_finished_or_one_seed_is_drawn_and_said(tmp_path):
         assert said in Page((tmp_path / f"{name}_out" / "index.html").read_text()).words
 
 
+def test_the_page_has_a_claim_once_with_all_its_methods(tmp_path):
+    path = claims(
+        tmp_path / "claims.csv",
+        "contrastive,A paper,2006,CVPR,cub200,26.4,,GoogLeNet,64,a table,a list has 27.0,ours has more",
+        "margin,A paper,2006,CVPR,cub200,26.4,,GoogLeNet,64,a table,a list has 27.0,",
+        "triplet,A paper,2006,CVPR,cub200,30.0,,GoogLeNet,64,a table,,",
+    )
+    league.write([study(tmp_path, "first", datasets=2)], tmp_path / "out", path)
+    words = Page((tmp_path / "out" / "index.html").read_text()).words
+    of_both = "Contrastive and Margin & co_50% 2006 A paper, CVPR 2006 CUB-200-2011 26.4 GoogLeNet 64 doubtful: a list"
+    assert words.count("A paper, CVPR 2006") == 2
+    assert f"{of_both} has 27.0; ours has more a table Triplet 2006 A paper" in words
+
+
+def of_cub(described):
+    """The same results as if of CUB-200-2011."""
+    described.study["datasets"][0] |= {"name": "cub200", "title": "CUB-200-2011"}
+    for frame in (described.metrics, described.runs, described.best):
+        frame["dataset"] = "cub200"
+    return described
+
+
+def claims_in(axes):
+    """Marker -> where it stands, of the claims in a panel."""
+    drawn = [line for line in axes.lines if line.get_marker() in (league_page.OWN, league_page.DOUBTFUL)]
+    return {line.get_marker(): pytest.approx([line.get_xdata()[0], line.get_ydata()[0]]) for line in drawn}
+
+
 def test_the_figure_shows_measured_and_claimed(tmp_path):
-    table = rows(study(tmp_path, "first", methods=["pretrained", "contrastive", "margin"]))
-    of_map, of_precision = league_page.draw(table).axes
+    figure = league_page.draw(rows(of_cub(study(tmp_path, "first", methods=["pretrained", "contrastive", "margin"]))))
+    of_map, of_precision = figure.axes
     assert [label.get_text() for label in of_map.get_yticklabels()] == ["Contrastive", "Margin & co_50%", "Pretrained"]
     dots = [line.get_xdata()[0] for line in of_map.lines if line.get_marker() == "o"]
     assert dots == pytest.approx([40, 30, 10])
-    diamonds = [line for line in of_precision.lines if line.get_marker() == "D"]
-    assert [line.get_xdata()[0] for line in diamonds] == pytest.approx([26.4, 63.6])
-    assert [line.get_ydata()[0] for line in diamonds] == [0, 1]
-    assert [line.get_alpha() for line in diamonds] == [0.4, None]  # what is doubtful is pale
+    assert claims_in(of_precision) == {league_page.DOUBTFUL: [26.4, 0], league_page.OWN: [63.6, 1]}
+    legend = {handle.get_marker(): handle.get_label() for handle in figure.legends[0].legend_handles}
+    assert legend[league_page.OWN] == "claimed by its paper"
+    assert legend[league_page.DOUBTFUL] == "by another paper, or doubtful"
+
+
+def test_claims_on_other_images_have_an_axis_of_their_own(tmp_path):
+    table = rows(study(tmp_path, "first", methods=["pretrained", "contrastive", "margin"]))
+    _, of_precision, of_claims = league_page.draw(table).axes
+    assert claims_in(of_precision) == {} and len(claims_in(of_claims)) == 2
+    assert of_claims.get_title(loc="left") == "Claimed, on CUB-200-2011"
+    assert of_precision.get_xlim()[0] > 35 and of_claims.get_xlim()[0] < 30
+    unclaimed = rows(study(tmp_path, "second", methods=["pretrained"]))
+    assert len(league_page.draw(unclaimed).axes) == 2

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from dml import embedding_space, plugins
+from dml.collecting import _counterpart
 from dml.metrics.recall_at_k import KS
-from dml.published import Paper, given_hyperparameters, results
-from dml.study import Study
+from dml.published import Paper, correlations, given_hyperparameters, results
+from dml.study import Counterpart, Study
 
 PAPERS = Path(__file__).parent.parent / "workflow" / "published"
 FOLDER = PAPERS / "reality_check"
@@ -263,10 +264,61 @@ def test_claims_are_of_our_methods_and_data_sets():
     claimed = {(row["method"], row["dataset"]): row["precision_at_1"] for row in rows}
     assert claimed["proxy_anchor", "cub200"] == "68.4" and claimed["margin_distance_weighted", "cars196"] == "79.6"
     assert claimed["proxy_nca_pp", "cub200"] == "72.2" and claimed["fastap", "in_shop"] == "90.9"
-    titles = defaultdict(set)
+    papers = defaultdict(set)
     for row in rows:
-        titles[row["method"]].add((row["title"], row["year"], row["venue"]))
-    assert {len(of_method) for of_method in titles.values()} == {1}
+        papers[row["method"]].add((row["title"], row["year"], row["venue"], row["by"]))
+    assert {len(of_method) for of_method in papers.values()} == {1}
+
+
+def test_claims_on_data_sets_younger_than_the_paper_are_another_papers():
+    appeared = {"cub200": 2011, "cars196": 2013, "sop_official": 2016, "in_shop": 2016}
+    rows = [row for row in read("claims.csv", PAPERS) if row["dataset"]]
+    older = {row["method"] for row in rows if int(row["year"]) < appeared[row["dataset"]]}
+    assert older == {row["method"] for row in rows if row["by"]} == {"contrastive", "triplet", "triplet_semihard"}
+
+
+def test_doubts_are_of_a_number_and_not_of_a_file():
+    doubts = defaultdict(set)
+    for row in read("claims.csv", PAPERS):
+        doubts[row["title"], row["by"], row["dataset"], row["precision_at_1"]].add(row["doubt"])
+        assert row["precision_at_1"] or not row["doubt"], row
+        assert "test classes" not in row["doubt"], row  # true of most papers: said once, beside the definition
+        assert "doubtful" not in row["note"], row
+        named = [word for word in row["note"].split() if word.endswith(".py")]
+        assert named in ([], [f"{row['method']}.py"]), row
+    assert {len(of_number) for of_number in doubts.values()} == {1}
+    assert {title.split(":")[0] for (title, *_), of_number in doubts.items() if any(of_number)} == {
+        "Deep Metric Learning to Rank",
+        "Improved Deep Metric Learning with Multi-class N-pair Loss Objective",
+        "Improved Embeddings with Easy Positive Triplet Mining",
+        "Proxy Anchor Loss for Deep Metric Learning",
+    }
+
+
+def test_claims_that_stand_in_other_tables_are_the_same_there():
+    revisiting = Paper.load(PAPERS / "revisiting" / "paper.yaml")
+    values = defaultdict(list)
+    for row in read("results.csv", PAPERS / "revisiting"):
+        if row["setting"] == "standard" and row["metric"] == "precision_at_1":
+            file = revisiting.methods[row["method"]].file or row["method"]
+            values[file, row["dataset"]].append(row["mean"])
+    taken = [row for row in read("claims.csv", PAPERS) if row["source"] == "revisiting/results.csv"]
+    for row in taken:
+        assert row["precision_at_1"] == max(values[row["method"], row["dataset"]], key=float), row
+        assert (row["backbone"], row["dimension"]) == ("ResNet-50", "128"), row
+    drawn = {f"triplet_{way}" for way in ("distance_weighted", "random", "semihard", "softhard")}
+    drawn |= {"contrastive_distance_weighted", "snr_distance_weighted"}
+    assert {row["method"] for row in taken} == drawn | {"r_contrastive", "r_margin", "r_snr", "r_triplet"}
+    assert Counter(row["dataset"] for row in taken) == dict.fromkeys(("cub200", "cars196", "sop_official"), 10)
+    softmax = {
+        (row["dataset"], row["setting"]): row["mean"]
+        for row in read("results.csv", PAPERS / "strong_baseline")
+        if row["embedding"] == "separated" and row["metric"] == "precision_at_1"
+    }
+    own = {row["dataset"]: row for row in read("claims.csv", PAPERS) if row["method"] == "normalized_softmax"}
+    assert len(own) == 4
+    for dataset, row in own.items():
+        assert row["precision_at_1"] == softmax[dataset, f"resnet50_{row['dimension']}"], row
 
 
 def beside_revisiting(*methods, hyperparameters="defaults", **protocol):
@@ -275,6 +327,20 @@ def beside_revisiting(*methods, hyperparameters="defaults", **protocol):
     values = {"title": "A study", "datasets": ["cub200"], "methods": list(methods), "protocol": protocol}
     beside = {"published": {"paper": "revisiting", "setting": "standard"}, "hyperparameters": hyperparameters}
     return Study.check(values | beside, "study.yaml")
+
+
+def test_a_study_is_described_with_the_correlations_of_its_paper_and_data_sets():
+    study = beside_revisiting({"name": "triplet_random"})
+    found = _counterpart(study, PAPERS)["correlations"]
+    assert {row["dataset"] for row in found} == {"cub200"}
+    assert [(row["measure"], row["methods"], row["r"]) for row in found] == [
+        ("pi_inter", 18, -0.16), ("pi_intra", 18, 0.25), ("pi_ratio", 18, 0.79), ("rho_2", 18, -0.80),
+        ("rho_2", 23, -0.81),
+    ]  # fmt: skip
+    for paper, setting in (("revisiting", "googlenet"), ("strong_baseline", "resnet50_512")):
+        other = study.model_copy(update={"published": Counterpart(paper=paper, setting=setting)})
+        assert correlations(other, PAPERS) == []
+    assert correlations(study.model_copy(update={"published": None}), PAPERS) == []
 
 
 def reasons(study):

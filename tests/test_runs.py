@@ -13,6 +13,7 @@ import torch
 
 from dml import plugins, record, runs
 from dml.images import PackedImages
+from dml.model import load_checkpoints
 from dml.protocol import Weights
 from dml.record import provenance, training_code, write_json
 from dml.runs import Data, run_fold
@@ -70,6 +71,16 @@ def test_a_run_is_the_training_of_its_fold_and_seed(data, protocol):
     assert (made["score"], made["best_step"], made["steps"]) == (expected.score, expected.best_step, expected.steps)
     assert torch.equal(model.head.weight, expected.model.head.weight)
     assert made["random_seed"] == seed
+
+
+def test_a_state_without_the_models_of_all_validations_is_not_gone_on_from(data, protocol, tmp_path, capsys):
+    run, file, state = (TRIAL, protocol, data, 1, ("final", 2), "cpu", 1), tmp_path / "kept", tmp_path / "state"
+    run_fold(*run, state)
+    _, made = run_fold(*run, state, checkpoints=file)
+    assert "state: of another setting" in capsys.readouterr().err
+    assert list(load_checkpoints(file, made)) == [point["step"] for point in made["curve"][1:]]
+    again = run_fold(*run, state, checkpoints=tmp_path / "again")[1]
+    assert again["checkpoints"] == made["checkpoints"]
 
 
 def test_the_record_says_how_the_model_came_about(data, protocol, stripes_data):

@@ -341,10 +341,16 @@ def test_a_level_runs_every_trained_method_with_what_it_changes():
     assert study.protocol_of("sharp") == study.protocol
 
 
+def test_a_level_may_be_for_some_of_its_factor_s_methods():
+    levels = {"high": {"images_per_class": 8}, "hot": {"images_per_class": 2, "methods": ["sharp"]}}
+    study = field(factors={"f": {"title": "F", "levels": levels}})
+    assert set(study.runs) - {"pretrained", "contrastive", "sharp"} == {"contrastive-high", "sharp-high", "sharp-hot"}
+
+
 def test_a_level_holds_hyperparameters_of_those_methods_that_have_them():
     study = field(**one_level(fixed={"temperature": 0.5}))
     assert study.method("sharp-high").fixed == {"temperature": 0.5}
-    assert study.method("contrastive-high").fixed == {}
+    assert "contrastive-high" not in study.runs, "it would be the same training under another name"
     assert set(study.method("sharp-high").search_ranges()) == {"loss_lr"}
 
 
@@ -366,7 +372,16 @@ def test_a_level_holds_hyperparameters_of_those_methods_that_have_them():
         ({"methods": ["deep_spectral"]}, "protocol.batch_size 32 must be above protocol.embedding_size 128"),
         ({"methods": ["fastap_hierarchical"], "datasets": ["cub200"]}, "of two super-classes, and 'cub200'"),
         (one_level(at=3), "factors.f: give `at` to all of its levels and, if it has `study`, to itself, or to none"),
-        ({"pairs": {"contrastive": "triplet"}}, "pairs: 'triplet' is no method of the study"),
+        ({"pairs": {"contrastive": "triplet"}}, "pairs: 'triplet' is neither a method of the study"),
+        ({"pairs": {"contrastive": "contrastive"}}, "pairs: 'contrastive' adds something to 'contrastive'"),
+        ({"pairs": {"contrastive": "sharp", "sharp": "contrastive"}}, "'contrastive' adds something to 'sharp', which"),
+        (one_level(), "factors.f.levels.high: changes nothing of the study"),
+        (one_level(protocol={"batch_size": 32}), "factors.f.levels.high: changes nothing of the study"),
+        (one_level(fixed={"temperature": "hot"}), "levels.high, method 'sharp': fixed.temperature: expected"),
+        ({"factors": {"f": {"title": "F", "at": 3, "levels": {"x": {"images_per_class": 8}}}}}, "`at` needs `study`"),
+        ({"factors": {"f": {"title": "F", "levels": {"x": {"methods": ["triplet"]}}}}}, "'triplet' is no method"),
+        ({"protocol": {"trunk": "convnet", "max_epochs": 4, "warmup_epochs": 4}}, "protocol: warmup_epochs 4: "),
+        ({"protocol": {"trunk": "convnet", "max_epochs": 4, "decay_epochs": [4]}}, "protocol: decay_epochs [4]: "),
         ({"toys": ["accuracy"]}, "toys: 'accuracy' is no figure of made-up data"),
         ({"retrieval": {"Re rank": {"title": "x", "rerank": {}}}}, "'Re rank': expected a name"),
         ({"retrieval": {"r": {"title": "x", "rerank": {"k3": 1}}}}, "unknown key 'retrieval.r.rerank.k3'"),
@@ -388,6 +403,17 @@ def test_a_teacher_is_taken_from_its_own_level_if_it_is_there():
     assert alone.teacher_of("rkd-high") == "triplet_distance_weighted"
 
 
+def test_a_teacher_is_the_method_of_that_name_or_the_only_one_of_its_kind():
+    others = [
+        {"name": name, "file": "triplet_distance_weighted", "fixed": {"margin": margin}}
+        for name, margin in (("narrow", 0.1), ("wide", 0.9))
+    ]
+    assert field(methods=[*others, "triplet_distance_weighted", "rkd"]).teacher_of("rkd") == "triplet_distance_weighted"
+    assert field(methods=[others[0], "rkd"]).teacher_of("rkd") == "narrow"
+    with pytest.raises(ValueError, match="'rkd' learns from a finished .*, and narrow and wide are such: call"):
+        field(methods=[*others, "rkd"])
+
+
 def test_what_is_kept_for_other_ways_of_retrieval():
     ways = {"a": {"binary": True}, "b": {"beta": 0.1}, "c": {"pooling": "average_max"}, "d": {"pooling": "max"}}
     ways = {name: {"title": name} | way for name, way in ways.items()}
@@ -397,7 +423,7 @@ def test_what_is_kept_for_other_ways_of_retrieval():
 
 
 def test_tables_and_figures_of_what_a_study_lacks_are_not_made():
-    plain, varied = field(), field(**one_level())
+    plain, varied = field(), field(**one_level(images_per_class=8))
     assert "factors" not in plain.shown("tables") and "factors" in varied.shown("tables")
     assert {"accuracy", "costs"} <= set(plain.shown("tables"))
     assert set(field(toys=["diagonal_lines"]).shown("figures")) == {*plain.shown("figures"), "diagonal_lines"}

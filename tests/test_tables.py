@@ -599,6 +599,14 @@ def test_ways_of_retrieval_are_presented_below_each_other(everything):
     assert [row[-1] for row in joined if row[-1].startswith("2 ")] == ["2 of 3"] * 3
 
 
+def test_a_difference_that_was_not_tested_has_no_interval_and_the_captions_say_so(everything):
+    """Else "no dagger" would mean both that it was tested and that it was not."""
+    found = table(everything, "retrieval").dropna(subset=["difference"])
+    assert found["tied"].isna().any()
+    assert found["difference_half_width"].isna().equals(found["tied"].isna())
+    assert "A difference without ± was not tested" in plugins.literal("tables", "retrieval", "CAPTION")
+
+
 def test_gains_of_pairs_by_hand(everything):
     """Triplet - contrastive is 0.015, -0.005, -0.025; margin - triplet -0.105, -0.085, -0.095: t = -16.5."""
     found = table(everything, "pairs")
@@ -666,18 +674,17 @@ def test_geometry_by_hand(everything):
     assert found.loc[("triplet", "rho_2"), "half_width"] == pytest.approx(HALF_WIDTH)
     assert found.loc[("pretrained", "rho_2"), "n"] == 1
 
-    r = found.loc[""]  # of P@1 0.70, 0.695 and 0.60; the trunk that is not trained is left out
+    # of P@1 0.70, 0.695 and 0.60; the trunk that is not trained is left out
+    r = found[found["published_r"].isna()].loc[""]
     assert r.loc["pi_intra", "r"] == pytest.approx(-0.001 / (0.0002 * 0.00635) ** 0.5)
     assert r.loc["rho_2", "r"] == pytest.approx(-1)
     assert r.loc["rho_2", ["low", "high", "n"]].tolist() == [-1, 1, 3]
     assert pd.isna(r.loc["pi_inter", "r"])  # it is the same for all
-    assert r.loc["rho_2", ["published_r", "published_of"]].tolist() == [-0.80, "CUB200-2011"]
-    assert pd.isna(r.loc["rho_10", "published_r"])
 
 
 def test_correlations_have_fishers_interval(tmp_path):
     results = load(tmp_path, methods=NAMES[:9], datasets=1, everything=True)
-    found = table(results, "embedding_space").query("method == ''").set_index("measure")
+    found = table(results, "embedding_space").query("method == '' and published_r.isna()").set_index("measure")
     x = [0.21, 0.22, 0.23, 0.21, 0.22, 0.23, 0.20]
     y = [0.70, 0.695, 0.60, 0.55, 0.54, 0.53, 0.52]
     dx, dy = ([value - sum(values) / 7 for value in values] for values in (x, y))
@@ -689,17 +696,20 @@ def test_correlations_have_fishers_interval(tmp_path):
     assert found.loc["pi_ratio", "r"] == pytest.approx(r)
 
 
-@pytest.mark.parametrize(
-    ("dataset", "of", "published"),
-    [("cub200", "CUB200-2011", -0.80), ("cars196", "CARS196", -0.85), ("sop", "SOP", -0.63),
-     ("sop_official", "SOP", -0.63), ("birds1", "CUB200-2011", -0.80)],
-)  # fmt: skip
-def test_the_published_correlation_is_that_of_the_data_set(dataset, of, published, tmp_path):
-    folder = write(tmp_path, datasets=1, everything=True)
-    for path in folder.iterdir():
-        path.write_text(path.read_text().replace("birds1", dataset))
-    found = table(Results.load(folder), "embedding_space").query("method == '' and measure == 'rho_2'").squeeze()
-    assert found[["published_of", "published_r"]].tolist() == [of, published]
+def test_the_papers_correlations_are_those_of_the_data_set(everything):
+    found = table(everything, "embedding_space").dropna(subset=["published_r"])
+    assert set(found["dataset"]) == {"birds1"}  # the paper does not have the other
+    assert found[["measure", "published_r", "n"]].to_numpy().tolist() == [
+        ["pi_intra", 0.25, 18], ["rho_2", -0.8, 18], ["rho_2", -0.81, 23]
+    ]  # fmt: skip
+    assert found["r"].isna().all()
+
+
+def test_without_a_counterpart_no_correlation_is_published(tmp_path):
+    results = load(tmp_path, everything=True)
+    results.study["counterpart"] = None
+    assert table(results, "embedding_space")["published_r"].isna().all()
+    assert "published r" not in cells(results, "embedding_space")["Method"].tolist()
 
 
 def test_geometry_is_presented_with_its_correlations(everything):
@@ -711,7 +721,33 @@ def test_geometry_is_presented_with_its_correlations(everything):
     assert rows[4] == ["ProxyNCA", "failed: fold 0: the loss is NaN at step 40"]
     assert rows[5] == ["r with P@1", "–", "−0.89", "–", "−0.89", "−1.00", "−1.00", "3"]
     assert rows[6] == ["its 95% interval", "–", "−1.00 to 1.00", "–", *["−1.00 to 1.00"] * 3, "–"]
-    assert rows[7] == ["published r, CUB200-2011", "–", "0.25", "−0.16", "0.79", "–", "−0.80", "–"]
+    assert rows[7] == ["published r", "–", "0.25", "–", "–", "–", "−0.80", "18"]
+    assert rows[8] == ["published r", "–", "–", "–", "–", "–", "−0.81", "23"]
+    assert [texts(row)[0] for row in presented.loc["Birds 2"].to_numpy()][-2:] == ["r with P@1", "its 95% interval"]
+
+
+def with_published(folder, *rows):
+    """The example with everything and these published values: embedding, method, metric, mean and half width."""
+    folder = write(folder, everything=True)
+    with (folder / "published.csv").open("a") as file:
+        file.writelines(f"birds1,{row},a table,,another protocol\n" for row in rows)
+    return Results.load(folder)
+
+
+def test_the_papers_geometry_stands_below_ours(tmp_path):
+    results = with_published(
+        tmp_path, "separated,triplet,precision_at_1,0.66,0.01", "training,triplet,rho_2,0.3,",
+        "training,proxy_nca,pi_intra,0.4,", "separated,margin,precision_at_1,0.5,", "separated,triplet,nmi,0.5,",
+    )  # fmt: skip
+    found = table(results, "embedding_space").query("dataset == 'birds1'").set_index(["method", "measure"])
+    assert found.loc[("triplet", "rho_2"), ["mean", "published"]].tolist() == pytest.approx([0.605, 0.3])
+    rows = [texts(row) for row in cells(results, "embedding_space").loc["Birds 1"].to_numpy()]
+    assert [row[0] for row in rows][:7] == [
+        "Contrastive", "Triplet", "in the paper", "Margin & co_50%", "Pretrained", "ProxyNCA", "in the paper"
+    ]  # fmt: skip
+    assert rows[2] == ["in the paper", "66.00 ± 1.00", "–", "–", "–", "–", "0.300", "–"]
+    assert rows[5] == ["ProxyNCA", "failed: fold 0: the loss is NaN at step 40"]
+    assert rows[6] == ["in the paper", "–", "0.400", "–", "–", "–", "–", "–"]
 
 
 def test_what_choosing_by_the_test_would_feign_by_hand(everything):

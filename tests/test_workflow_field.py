@@ -95,6 +95,17 @@ def test_a_second_run_does_nothing(project):
     assert "Nothing to be done" in project.snakemake("--cores", "all", study=FIELD)
 
 
+@pytest.mark.parametrize(
+    "file, again",
+    [("space.json", {"space"}), ("selection.json", {"selection"}), ("fold1/max.npy", {"embed", "measure"})],
+)
+def test_whichever_file_is_deleted_is_made_again(project, tmp_path, file, again):
+    copied = project.copy(tmp_path / "copy")
+    (copied.folder / "results/field/glyphs/few/seeds/0" / file).unlink()
+    rules = {job["rule"] for job in copied.plan(study=FIELD)}
+    assert rules - {"all", "collect", "tables", "figures", "gallery", "report"} == again
+
+
 def test_another_level_runs_only_itself(project, tmp_path):
     copied = project.copy(tmp_path / "copy")
     study = copied.folder / FIELD

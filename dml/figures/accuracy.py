@@ -24,6 +24,9 @@ METRIC = "map_at_r"
 TINTS = {"separated": 0.5, "concatenated": 0.16}
 """Share of the method's colour in the fill of its bar; the rest is white."""
 OFFSETS = {"separated": -0.2, "concatenated": 0.2}
+ROW, DENSE_ROW = 0.48, 0.18
+"""Height of a method's row, and that of more methods than `DENSE_FROM`, which still go on a page; inches."""
+DENSE_FROM = 25
 THICKNESS = 0.37
 """Of a bar, in rows."""
 ASIDE, CAP = 0.08, 0.06
@@ -39,7 +42,7 @@ def draw(results: Results) -> Figure:
         return empty_figure("No method has a result.")
     across = min(2, len(shown))
     down = -(-len(shown) // across)
-    height = 0.75 + 0.48 * len(results.methods)
+    height = 0.75 + (DENSE_ROW if _is_dense(results) else ROW) * len(results.methods)
     figure = Figure(figsize=(7.2 if across == 1 else 10.4, height * down + 0.4), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flat
     for place, dataset in zip(axes, shown, strict=False):
@@ -48,6 +51,10 @@ def draw(results: Results) -> Figure:
         place.set_visible(False)
     figure.legend(handles=_legend(), loc="outside upper right", ncols=3)
     return figure
+
+
+def _is_dense(results: Results) -> bool:
+    return len(results.methods) > DENSE_FROM
 
 
 def _draw_dataset(axes: Axes, results: Results, dataset: str) -> None:
@@ -63,7 +70,8 @@ def _draw_dataset(axes: Axes, results: Results, dataset: str) -> None:
                     fontsize=7.5, fontstyle="italic",
                 )  # fmt: skip
     incomplete = incomplete_methods(results, dataset)
-    notes = {method: f"\n{count} of {results.seeds} seeds" for method, count in incomplete.items()}
+    between = ", " if _is_dense(results) else "\n"
+    notes = {method: f"{between}{count} of {results.seeds} seeds" for method, count in incomplete.items()}
     axes.set_title(results.datasets[dataset], **HEADING)
     axes.set_yticks(range(len(ranking)), [results.methods[method] + notes.get(method, "") for method in ranking])
     axes.tick_params(axis="y", length=0, labelsize=8.5, labelcolor=INK)

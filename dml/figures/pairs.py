@@ -15,9 +15,9 @@ TITLE = "Gain of each addition"
 CAPTION = (
     "A method minus the one that it adds something to, in pairs over seeds: mean and its 95% Student-t interval, on "
     "the test classes, separated. An interval that holds 0 leaves open whether the addition helps. Hollow: after "
-    "correction for the number of pairs (Holm), not told from 0; without an interval: a single seed. Where the "
-    "geometry of embeddings was measured, the last column has the change of rho@2 on the training classes: left of 0, "
-    "the spectrum is flatter than without the addition."
+    "correction for the number of pairs (Holm), not told from 0; without an interval: not tested, there "
+    "is a single seed. Where the geometry of embeddings was measured, the last column has the change of rho@2 on the "
+    "training classes: left of 0, the spectrum is flatter than without the addition."
 )
 
 

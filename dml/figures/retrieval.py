@@ -10,8 +10,9 @@ from dml.tables import retrieval
 NEEDS = "retrieval"
 TITLE = "MAP@R by other ways of retrieval"
 CAPTION = (
-    "Separated MAP@R of the same models, mean over seeds with its 95% Student-t interval. Black, with a line down its "
-    "group: embeddings compared as everywhere else. Methods are sorted by that. The axes do not begin at 0."
+    "Separated MAP@R of the same models, mean over seeds with its 95% Student-t interval; without one: a single seed, "
+    "or loaded weights that do not train. Black, with a line down its group: embeddings compared as everywhere else. "
+    "Methods are sorted by that. The axes do not begin at 0."
 )
 METRIC = "map_at_r"
 

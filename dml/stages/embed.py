@@ -1,9 +1,9 @@
-"""Embed the test half with the finished models of one seed: the only stage that reads test pixels for a number."""
+"""Embed the test half with the finished models of one seed."""
 
 from pathlib import Path
 
-from dml.evaluation import embed_test
 from dml.files import remove
+from dml.finished import embed_test
 from dml.record import read_json
 from dml.stages import run
 

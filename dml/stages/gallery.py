@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from dml.evaluation import load_embeddings
+from dml.finished import load_embeddings
 from dml.gallery import gallery
 from dml.images import PackedImages
 from dml.record import write_json

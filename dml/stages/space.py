@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dml.evaluation import measure_space
+from dml.embedding_space import measure_space
 from dml.record import read_json
 from dml.stages import run
 

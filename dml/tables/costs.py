@@ -15,7 +15,14 @@ CAPTION = (
     "when it was killed. The CSV file also has the number of jobs."
 )
 UNITS = {"cuda": "GPU-hours", "cpu": "Core-hours"}
-STAGES = {"search": "Search", "final": "Final runs", "embedding": "Embedding", "measuring": "Measuring"}
+STAGES = {
+    "search": "Search",
+    "final": "Final runs",
+    "embedding": "Embedding",
+    "measuring": "Measuring",
+    "geometry": "Geometry",
+    "checkpoints": "Checkpoints",
+}
 ALL = "All"
 
 

@@ -1,12 +1,14 @@
 """The geometry of training embeddings beside the accuracy on test classes, and how well one goes with the other."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from dml.embedding_space import TITLES
+from dml.published import TRAINING
 from dml.results import (
     Results,
     estimate,
@@ -25,57 +27,44 @@ CAPTION = (
     "Pi intra: mean cosine distance within a class, lower is tighter; pi inter: between the mean embeddings of "
     "classes, higher is further apart; pi ratio: their quotient. Rho: spectral decay, how far the singular values are "
     "from being all equal, in nats; 0 is a flat spectrum. rho@2 leaves out the largest value. Mean over n seeds ± half "
-    "width of the 95% Student-t interval. Last rows: Pearson's r of each measure and P@1 over the n methods that "
-    "train, with its 95% interval (Fisher's z), and the r that Roth et al. (ICML 2020) have over theirs. With few "
-    "methods the interval is wide, whatever r is. The CSV file also has rho@10, without the nine largest values, and "
-    "rho@-1, measured from the other side."
+    "width of the 95% Student-t interval. In the paper: what it gives, where the study names a paper that has it; what "
+    "makes that incomparable stands with the published accuracies. Last rows: Pearson's r of each measure and P@1 over "
+    "the n methods that train, with its 95% interval (Fisher's z), and the paper's r for this data set (Roth et al., "
+    "ICML 2020) over its methods without rho-regularisation; that of rho@2 over all of its methods was computed from "
+    "its numbers. With few methods the interval is wide, whatever r is. The CSV file also has rho@10, without the nine "
+    "largest values, and rho@-1, measured from the other side."
 )
 SEPARATED = ("separated", "precision_at_1")
 SHOWN = ("pi_intra", "pi_inter", "pi_ratio", "rho_1", "rho_2")
-PUBLISHED = {
-    "CUB200-2011": {"pi_intra": 0.25, "pi_inter": -0.16, "pi_ratio": 0.79, "rho_2": -0.80},
-    "CARS196": {"pi_intra": 0.39, "pi_inter": -0.08, "pi_ratio": 0.65, "rho_2": -0.85},
-    "SOP": {"pi_intra": 0.36, "pi_inter": 0.17, "pi_ratio": 0.22, "rho_2": -0.63},
-}
-"""Pearson's r of Recall@1 (P@1) and a measure of training embeddings over 18, 18 and 16 methods without their
-regularisation: Roth et al., the figure that compares metrics; their rho leaves out the largest singular value."""
-DATASETS = {"cub200": "CUB200-2011", "cars196": "CARS196", "sop": "SOP", "sop_official": "SOP"}
-ELSEWHERE = "CUB200-2011"
-"""Whose r stands beside data sets that the paper does not have."""
 
 
 def build(results: Results) -> pd.DataFrame:
-    """One row for each data set, method and measure, and one for each data set, measure and correlation with P@1.
+    """One row for each data set, method and measure, and for each data set, measure and correlation with P@1.
 
-    A method's rows have `mean`, `half_width` and `n` seeds; P@1 is a share. The rows without a method have `r` with
-    `low` and `high`, the ends of its interval, over `n` methods, and `published_r`, that of `published_of`. A method
-    without any value has a single row that gives its `failure`.
+    A method's rows have `mean`, `half_width` and `n` seeds, and `published` and `published_half_width`, the paper's;
+    P@1 is a share. The rows without a method have `r` with `low` and `high`, the ends of its interval, over `n`
+    methods, or `published_r`, the paper's over its `n`. A method without any value has one row more: its `failure`.
     """
     rows = []
-    measured = (results.metrics["embedding"] == "training").any()
+    measured = (results.metrics["embedding"] == TRAINING).any()
     for dataset in results.datasets if measured else ():
         values = _values(results, dataset)
         for method in ranked_methods(results, dataset):
-            place = {"dataset": dataset, "method": method}
             found = {measure: of_methods[method] for measure, of_methods in values.items() if method in of_methods}
-            for measure, of_seeds in found.items():
-                mean, half_width, n = estimate(results, method, of_seeds)
-                rows.append(place | {"measure": measure, "mean": mean, "half_width": half_width, "n": n})
-            if not found:
-                rows.append(place | {"failure": failure_reason(results, dataset, method)})
-        of = DATASETS.get(dataset, ELSEWHERE)
-        for measure, found in correlations(results, dataset).items():
-            published = {"published_r": PUBLISHED[of].get(measure, math.nan), "published_of": of}
-            rows.append({"dataset": dataset, "method": "", "measure": measure} | found | published)
+            rows += _rows_of_method(results, dataset, method, found)
+        place = {"dataset": dataset, "method": ""}
+        rows += [place | {"measure": measure} | found for measure, found in correlations(results, dataset).items()]
+        rows += [place | row for row in _published_correlations(results, dataset)]
     types = {
         "dataset": object, "method": object, "measure": object, "mean": float, "half_width": float, "n": "Int64",
-        "r": float, "low": float, "high": float, "published_r": float, "published_of": object, "failure": object,
+        "published": float, "published_half_width": float, "r": float, "low": float, "high": float,
+        "published_r": float, "failure": object,
     }  # fmt: skip
-    return pd.DataFrame(rows, columns=list(types)).astype(types).fillna({"published_of": "", "failure": ""})
+    return pd.DataFrame(rows, columns=list(types)).astype(types).fillna({"failure": ""})
 
 
 def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """One row for each method and three for the correlations, one block for each data set."""
+    """One row for each method, one more where the paper has it, then the correlations; one block for each data set."""
     measures = [measure for measure in SHOWN if measure in set(table["measure"])]
     names = ["Method", metric_title(SEPARATED[1]), *(TITLES[measure] for measure in measures), "n"]
     incomplete = {dataset: incomplete_methods(results, dataset) for dataset in results.datasets}
@@ -87,11 +76,12 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
         else:
             planned = results.seeds if method in incomplete[dataset] else None
             row = dict.fromkeys(names, MISSING) | {"Method": results.methods[method]}
-            row |= dict(_cell(measured) for _, measured in group.dropna(subset=["measure"]).iterrows())
-            row |= {"n": counts(group["n"], planned)}
-            if group["failure"].iloc[0]:
-                row |= dict.fromkeys(names[1:]) | {names[1]: failed(group["failure"].iloc[0], len(names) - 1)}
-            lines = [row]
+            row |= _cells(group, "mean", "half_width") | {"n": counts(group["n"], planned)}
+            failure = group["failure"].max()
+            if failure:
+                row |= dict.fromkeys(names[1:]) | {names[1]: failed(failure, len(names) - 1)}
+            published = _cells(group, "published", "published_half_width")
+            lines = [row] + [dict.fromkeys(names, MISSING) | {"Method": "in the paper"} | published] * bool(published)
         rows += lines
         headings += [results.datasets[dataset]] * len(lines)
     return presented(rows, headings, names)
@@ -116,9 +106,47 @@ def shown(mean: float, half_width: float = math.nan) -> str:
     return text if math.isnan(half_width) else f"{text} ± {half_width:.3f}"
 
 
+def correlation(*values: float) -> str:
+    """A correlation as "−0.80", or an interval of them as "−0.92 to −0.53"."""
+    if any(map(math.isnan, values)):
+        return MISSING
+    return " to ".join(f"{value:.2f}" for value in values).replace("-", MINUS)
+
+
+def _rows_of_method(results: Results, dataset: str, method: str, found: Mapping[str, pd.Series]) -> list[dict]:
+    """`found`: P@1 and every measure -> a value for each seed."""
+    place, published, rows = {"dataset": dataset, "method": method}, _published(results, dataset, method), []
+    for measure in (SEPARATED[1], *TITLES):
+        row = place | {"measure": measure} | published.get(measure, {})
+        if measure in found:
+            row |= dict(zip(("mean", "half_width", "n"), estimate(results, method, found[measure]), strict=True))
+        rows += [row] * (measure in found or measure in published)
+    return rows if found else [*rows, place | {"failure": failure_reason(results, dataset, method)}]
+
+
+def _published(results: Results, dataset: str, method: str) -> dict[str, dict[str, float]]:
+    """The paper's P@1 and measures of a method; of one without measures P@1 has no place here."""
+    own = results.published[(results.published["dataset"] == dataset) & (results.published["method"] == method)]
+    training = own["embedding"] == TRAINING
+    own = own[training | ((own["embedding"] == SEPARATED[0]) & (own["metric"] == SEPARATED[1]) & training.any())]
+    return {
+        row["metric"]: {"published": row["mean"], "published_half_width": row["half_width"]}
+        for _, row in own.iterrows()
+    }
+
+
+def _published_correlations(results: Results, dataset: str) -> list[dict]:
+    counterpart = results.study["counterpart"]
+    return [
+        {"measure": row["measure"], "published_r": row["r"], "n": row["methods"]}
+        for row in (counterpart["correlations"] if counterpart else ())
+        if row["dataset"] == dataset
+    ]
+
+
 def _values(results: Results, dataset: str) -> dict[str, pd.DataFrame]:
     """P@1 and every measure: seeds x methods."""
-    found = {measure: per_seed(results, dataset, "training", measure) for measure in TITLES}
+    found = {measure: per_seed(results, dataset, TRAINING, measure) for measure in TITLES}
     values = {SEPARATED[1]: per_seed(results, dataset, *SEPARATED)} | found
     return {measure: of_methods for measure, of_methods in values.items() if not of_methods.empty}
 
@@ -133,29 +161,27 @@ def _correlation(measure: pd.Series, accuracy: pd.Series) -> dict[str, float]:
     return {"r": float(found.statistic), "low": float(low), "high": float(high), "n": len(pairs)}
 
 
-def _cell(measured: pd.Series) -> tuple[str, str]:
-    """The column of a measure of a method, and what stands in it."""
-    if measured["measure"] == SEPARATED[1]:
-        return metric_title(SEPARATED[1]), percent(measured["mean"], measured["half_width"])
-    return TITLES[measured["measure"]], shown(measured["mean"], measured["half_width"])
+def _cells(group: pd.DataFrame, value: str, half_width: str) -> dict[str, str]:
+    """Column of the page -> what stands in it, of the measures of a method that have a value."""
+    cells = {}
+    for _, row in group.dropna(subset=[value]).iterrows():
+        if row["measure"] == SEPARATED[1]:
+            cells[metric_title(SEPARATED[1])] = percent(row[value], row[half_width])
+        else:
+            cells[TITLES[row["measure"]]] = shown(row[value], row[half_width])
+    return cells
 
 
 def _correlated(group: pd.DataFrame, names: list[str]) -> list[dict]:
-    """The rows of r, of its interval, and of the published one."""
-    of = group["published_of"].iloc[0]
-    titles = {"ours": "r with P@1", "interval": "its 95% interval", "published": f"published r, {of}"}
-    rows = {key: dict.fromkeys(names, MISSING) | {"Method": title} for key, title in titles.items()}
-    for _, row in group.iterrows():
-        column = TITLES[row["measure"]]
-        rows["ours"][column] = correlation(row["r"])
-        rows["interval"][column] = correlation(row["low"], row["high"])
-        rows["published"][column] = correlation(row["published_r"])
-    rows["ours"]["n"] = counts(group["n"])
-    return list(rows.values())
-
-
-def correlation(*values: float) -> str:
-    """A correlation as "−0.80", or an interval of them as "−0.92 to −0.53"."""
-    if any(map(math.isnan, values)):
-        return MISSING
-    return " to ".join(f"{value:.2f}" for value in values).replace("-", MINUS)
+    """The rows of r, of its interval, and of the paper's, one for each number of methods that it has one over."""
+    published = group["published_r"].notna()
+    own = dict.fromkeys(names, MISSING) | {"Method": "r with P@1", "n": counts(group.loc[~published, "n"])}
+    interval = dict.fromkeys(names, MISSING) | {"Method": "its 95% interval"}
+    for _, row in group[~published].iterrows():
+        own[TITLES[row["measure"]]] = correlation(row["r"])
+        interval[TITLES[row["measure"]]] = correlation(row["low"], row["high"])
+    lines = [own, interval]
+    for n, of_paper in group[published].groupby("n"):
+        found = {TITLES[row["measure"]]: correlation(row["published_r"]) for _, row in of_paper.iterrows()}
+        lines.append(dict.fromkeys(names, MISSING) | {"Method": "published r", "n": str(n)} | found)
+    return lines

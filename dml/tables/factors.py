@@ -16,7 +16,8 @@ CAPTION = (
     "seeds ± half width of the 95% Student-t interval. Bold: the study's own value, where it belongs to the factor. "
     "Difference: the level minus the study's own value, in percentage points, mean in pairs over seeds ± half width of "
     "its 95% interval. †: not told from the study's own value (paired t-test over seeds, corrected for the number of a "
-    "method's levels after Holm, 5%). The CSV file also has the means of other ways of retrieval."
+    "method's levels after Holm, 5%). A difference without ± was not tested: a single seed. The CSV file also has the "
+    "means of other ways of retrieval."
 )
 METRICS = ("precision_at_1", "map_at_r")
 

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 
 from dml.results import (
-    EMBEDDINGS,
     HEADLINE_METRICS,
+    RANKING,
     Results,
     estimate,
     failure_reason,
@@ -21,8 +21,14 @@ CAPTION = (
     "Percent, mean ± half width of the 95% interval, as the paper gives it and as measured here; the difference is "
     "ours minus the paper's. ✓: within both intervals (of either mean), (✓): within the one interval that there is, ✗: "
     "not. Where the protocol, the data or the search is not the paper's, the values stand side by side but are not "
-    "comparable: the reason stands with them, and no difference is given."
+    "comparable: the reason stands with them, and no difference is given. Binary: the signs of the separated "
+    "embeddings. Measures of training images stand with the geometry of embeddings, where the study measures that."
 )
+MEASURED = {
+    "separated": ("separated", ""), "concatenated": ("concatenated", ""), "binary": ("separated", "binary"),
+}  # fmt: skip
+"""What a paper's numbers are of, and the embedding and way of retrieval of ours beside them."""
+NOT_MEASURED = "not measured"
 WITHIN = {"both": "✓", "one": "(✓)", "no": "✗", "": ""}
 
 
@@ -31,25 +37,24 @@ def build(results: Results) -> pd.DataFrame:
 
     `within` is "both" if neither interval's half width is smaller than the difference, "one" if only one of the values
     has an interval and that holds, "no" if it does not hold, empty without any interval. `difference` and `within` are
-    empty where `reason` says why the values are not comparable; `failure` says why there is no value of ours.
+    empty where `reason` says why the values are not comparable; `failure` says why there is no value of ours: why the
+    method has none, or that the study does not measure this of it.
     """
     rows = []
     p = results.published
     for dataset in results.datasets:
-        for embedding in EMBEDDINGS:
+        for embedding, (of_ours, way) in MEASURED.items():
             own = p[(p["dataset"] == dataset) & (p["embedding"] == embedding)]
             measured = {
-                metric: per_seed(results, dataset, embedding, metric) for metric in dict.fromkeys(own["metric"])
+                metric: per_seed(results, dataset, of_ours, metric, retrieval=way)
+                for metric in dict.fromkeys(own["metric"])
             }
             for method in ranked_methods(results, dataset):
-                for _, row in own[own["method"] == method].iterrows():
-                    values = measured[row["metric"]]
-                    mean, half_width, n = math.nan, math.nan, 0
-                    if method in values:
-                        mean, half_width, n = estimate(results, method, values[method])
-                    ours = {"ours": mean, "ours_half_width": half_width, "n": n}
-                    ours["failure"] = "" if n else failure_reason(results, dataset, method)
-                    rows.append(_row(row, ours))
+                of_method = own[own["method"] == method]
+                rows += [
+                    _row(row, _ours(results, dataset, method, measured[row["metric"]]))
+                    for _, row in of_method.iterrows()
+                ]
     types = {
         "dataset": object, "embedding": object, "method": object, "metric": object, "published": float,
         "published_half_width": float, "ours": float, "ours_half_width": float, "n": "Int64", "difference": float,
@@ -61,7 +66,7 @@ def build(results: Results) -> pd.DataFrame:
 
 def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """One row for each method, one block for each data set and embedding, headed by what makes it incomparable."""
-    metrics = [metric for metric in HEADLINE_METRICS if metric in set(table["metric"])]
+    metrics = sorted(set(table["metric"]), key=_place)
     names = [("", "Method")]
     names += [(metric_title(metric), name) for metric in metrics for name in ("Paper", "Ours", "Difference")]
     rows, headings = [], []
@@ -74,6 +79,13 @@ def present(table: pd.DataFrame, results: Results) -> pd.DataFrame:
         rows += [_spanning(names, "No result of the paper is known for this data set and experiment.") for _ in without]
         headings += [results.datasets[dataset] for dataset in without]
     return presented(rows, headings, names)
+
+
+def _place(metric: str) -> tuple:
+    """As papers order their columns: P@1, R-Precision and MAP@R, then Recall@K by K, then the others by name."""
+    at = metric.removeprefix("recall_at_")
+    known = HEADLINE_METRICS.index(metric) if metric in HEADLINE_METRICS else len(HEADLINE_METRICS)
+    return known, not at.isdecimal(), int(at) if at.isdecimal() else 0, metric
 
 
 def _block(block: pd.DataFrame, results: Results, names: list) -> list[dict]:
@@ -93,6 +105,15 @@ def _block(block: pd.DataFrame, results: Results, names: list) -> list[dict]:
     return [_spanning(names, f"Not comparable: {'; '.join(of_all)}.")] * bool(of_all) + lines + remarks
 
 
+def _ours(results: Results, dataset: str, method: str, values: pd.DataFrame) -> dict:
+    if method in values:
+        mean, half_width, n = estimate(results, method, values[method])
+        return {"ours": mean, "ours_half_width": half_width, "n": n, "failure": ""}
+    has_others = method in per_seed(results, dataset, *RANKING)
+    failure = NOT_MEASURED if has_others else failure_reason(results, dataset, method)
+    return {"ours": math.nan, "ours_half_width": math.nan, "n": 0, "failure": failure}
+
+
 def _row(published: pd.Series, ours: dict) -> dict:
     row = published[["dataset", "embedding", "method", "metric", "reason", "source", "note"]].to_dict() | ours
     row |= {"published": published["mean"], "published_half_width": published["half_width"]}
@@ -107,9 +128,10 @@ def _row(published: pd.Series, ours: dict) -> dict:
 
 def _cells(value: pd.Series) -> dict[str, str | Cell]:
     sign = "+" if value["difference"] > 0 else ""
+    ours = percent(value["ours"], value["ours_half_width"])
     return {
         "Paper": percent(value["published"], value["published_half_width"]),
-        "Ours": "failed" if value["failure"] else percent(value["ours"], value["ours_half_width"]),
+        "Ours": ours if value["failure"] in ("", NOT_MEASURED) else "failed",
         "Difference": Cell(sign + percent(value["difference"]), mark=WITHIN[value["within"]]),
     }
 

@@ -23,7 +23,8 @@ CAPTION = (
     "The test images of the same models, compared in other ways; nothing was trained for them. Percent, mean over n "
     "seeds ± half width of the 95% Student-t interval; difference: the way minus the plain comparison of embeddings, "
     "in percentage points, in pairs over seeds. †: not told from the plain one (paired t-test over seeds, corrected "
-    "for the number of a method's ways after Holm, 5%). Methods are sorted by separated MAP@R of the plain comparison. "
+    "for the number of a method's ways after Holm, 5%). A difference without ± was not tested: there is a single seed, "
+    "or the weights were loaded and not trained. Methods are sorted by separated MAP@R of the plain comparison. "
     "A re-ranking looks at all test images at once, and is not to be compared with what looks at one query at a time."
 )
 METRICS = ("precision_at_1", "map_at_r")

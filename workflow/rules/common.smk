@@ -10,7 +10,7 @@ from pathlib import Path
 from dml import plugins, protocol
 from dml.downloading import mirrors_from
 from dml.published import check_counterpart, given_hyperparameters, origin_of
-from dml.record import embedding_code, evaluation_code
+from dml.record import embedding_code, evaluation_code, space_code
 from dml.settings import Settings
 from dml.study import load_study, own_images, own_name, study_path
 
@@ -89,8 +89,10 @@ def code_of(*names):
 
 REPORT_CODE = [
     *(plugins.fingerprint(kind, name) for kind in ("tables", "figures") for name in plugins.names(kind)),
-    code_of("differences", "embedding_space", "gallery", "plotting", "report", "results", "stats", "tabulation"),
-    hashlib.sha256((PACKAGE / "report.html.j2").read_bytes()).hexdigest()[:16],
+    code_of(
+        "differences", "embedding_space", "gallery", "page", "plotting", "report", "results", "stats", "tabulation"
+    ),
+    *(hashlib.sha256((PACKAGE / f"{name}.html.j2").read_bytes()).hexdigest()[:16] for name in ("page", "report")),
 ]
 
 ENVIRONMENT = f"{workflow.basedir}/envs/environment.yaml"
@@ -176,10 +178,9 @@ def what_is_trained(method):
     }
 
 
-@by_method
-def embedded_by(name):
-    """The code that leads from the model of a run to its embeddings."""
-    return [STUDY.protocol_of(name).trunk_code(), embedding_code()]
+def measured_by(code):
+    """A function that gives the code that leads from the model of a run to its embeddings, or to what is measured."""
+    return by_method(lambda name: [STUDY.protocol_of(name).trunk_code(), code])
 
 
 @by_method
@@ -260,19 +261,17 @@ def of_all_seeds(file):
 
 
 def published_files():
-    """The files of the paper whose numbers stand beside the study's; the last is of papers that searched."""
+    """The files of the paper whose numbers stand beside the study's; the last two are not of every paper."""
     folder = PUBLISHED / STUDY.published.paper if STUDY.published else None
-    names = ("paper.yaml", "results.csv", "hyperparameters.csv")
+    names = ("paper.yaml", "results.csv", "hyperparameters.csv", "correlations.csv")
     return [folder / name for name in names if (folder / name).exists()] if folder else []
 
 
 def all_of_the_finals(wildcards):
     """Every file of every final run."""
-    files = []
-    for dataset, method in RUNS:
-        for seed in range(PROTOCOL.seeds):
-            folder = f"{RUN.format(dataset=dataset, method=method)}/seeds/{seed}"
-            of_a_fold = ("model.safetensors", "record.json", "embeddings.npy", "embeddings.json")
-            files += [f"{folder}/fold{k}/{file}" for k in range(PROTOCOL.folds) for file in of_a_fold]
-            files += [f"{folder}/metrics.json", f"{folder}/queries.npz"]
-    return files
+    of_a_fold = ["model.safetensors", "record.json", "embeddings.npy", "embeddings.json"]
+    of_a_fold += [f"{view}.npy" for view in STUDY.views()] + ["checkpoints.safetensors"] * STUDY.checkpoints
+    of_a_seed = ["metrics.json", "queries.npz"]
+    of_a_seed += ["space.json"] * STUDY.embedding_space + ["selection.json"] * STUDY.checkpoints
+    files = [f"fold{k}/{file}" for k in range(PROTOCOL.folds) for file in of_a_fold] + of_a_seed
+    return [path for file in files for path in of_all_seeds(file)]

@@ -55,6 +55,7 @@ rule split:
         folds=PROTOCOL.folds,
         plugin=plugin,
         code=code_of("splits", "listing"),
+        dataset=lambda wildcards: STUDY.dataset(wildcards.dataset).code(),
     shell:
         "python -m dml.stages.split --plugin {params.plugin:q} --images {input:q} --folds {params.folds:q} --output {output:q} 2> {log:q}"
 

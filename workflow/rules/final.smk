@@ -1,4 +1,5 @@
-# The best trial again with every seed; only `embed` reads test pixels for a number, and only of finished models.
+# The best trial again with every seed. Test pixels are read for a number by `embed` alone, and, where a study asks what
+# choosing by the test would feign, by `selection`: both of finished models, and nothing is chosen by what they find.
 
 SEED = f"{RUN}/seeds/{{seed}}"
 
@@ -53,7 +54,7 @@ rule embed:
     resources:
         gpu=GPUS,
     params:
-        code=embedded_by,
+        code=measured_by(embedding_code()),
         views=STUDY.views(),
     shell:
         # exec: see train_final
@@ -80,7 +81,7 @@ rule measure:
     threads: 1
     params:
         code=evaluation_code(),
-        retrieval={name: way.model_dump() for name, way in STUDY.retrieval.items()},
+        retrieval={name: way.model_dump(exclude={"title"}) for name, way in STUDY.retrieval.items()},
     shell:
         "exec python -m dml.stages.measure --study {input.study:q} --embeddings {input.embeddings:q} --test {input.test:q}"
         " --output {output.metrics:q} --output-queries {output.queries:q} 2> {log:q}"
@@ -104,7 +105,7 @@ rule space:
     resources:
         gpu=GPUS,
     params:
-        code=[embedding_code(), code_of("embedding_space")],
+        code=measured_by(space_code()),
     shell:
         "exec python -m dml.stages.space --models {input.models:q} --trainval {input.trainval:q} --folds {input.folds:q}"
         " --device $DML_DEVICE --threads {threads} --output {output:q} 2> {log:q}"
@@ -128,7 +129,7 @@ rule selection:
     resources:
         gpu=GPUS,
     params:
-        code=embedding_code(),
+        code=measured_by(evaluation_code()),
     shell:
         "exec python -m dml.stages.selection --checkpoints {input.checkpoints:q} --models {input.models:q}"
         " --test {input.test:q} --device $DML_DEVICE --threads {threads} --output {output:q} 2> {log:q}"
