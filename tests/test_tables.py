@@ -283,7 +283,7 @@ def test_costs_by_hand(results):
     assert found.loc[("birds2", "margin", "final", "Core-hours")].tolist() == [12, 12 * 90 * 2 / 3600]
     presented = cells(results, "costs")
     assert list(dict.fromkeys(presented.index)) == ["Birds 1", "Birds 2", "All data sets"]
-    assert list(presented.columns)[1:] == [("Core-hours", name) for name in (*STAGES.values(), "All")]
+    assert list(presented.columns)[1:] == [("Core-hours", name) for name in (*list(STAGES.values())[:4], "All")]
     rows = {(heading, texts(row)[0]): texts(row)[1:] for heading, row in presented.iterrows()}
     assert rows["Birds 1", "Contrastive"] == ["0.480", "0.600", "0.060", "0.007", "1.148"]
     assert rows["All data sets", "Margin & co_50%"] == ["0.960", "1.200", "0.120", "0.015", "2.295"]
