@@ -135,7 +135,7 @@ def given_hyperparameters(
 
     ValueError naming the file, data set, method and hyperparameter if one has no value, or none that it can have.
     """
-    if study.hyperparameters == SEARCH:
+    if study.searches:
         return None
     origin, values = _values_of(study, study_file, published)
     return {
@@ -290,12 +290,11 @@ def _of_a_method(values: Mapping[str, Any], ranges: Mapping[str, Range], origin:
 def _differences(study: Study, paper: Paper, dataset: str, counts: tuple[int, int]) -> list[str]:
     """What is not as in the paper, and makes values of a data set incomparable."""
     own, theirs = study.protocol.model_dump(), paper.protocol_of(study.published.setting, dataset)
-    searched = study.hyperparameters == SEARCH
     setting = paper.settings[study.published.setting]
     found, in_paper = [reason for reason in (paper.unlike, setting.unlike) if reason], setting.datasets[dataset]
     if counts != (in_paper.classes, in_paper.images):
         found.append(f"{counts[0]} classes with {counts[1]} images, not {in_paper.classes} with {in_paper.images}")
-    compared = {key: value for key, value in theirs.items() if searched or key not in PLAN_OF_A_SEARCH}
+    compared = {key: value for key, value in theirs.items() if study.searches or key not in PLAN_OF_A_SEARCH}
     others = {key: value for key, value in compared.items() if not _agrees(own[key], value)}
     return found + [f"{key} is {_in_words(own[key])}, not {_in_words(value)}" for key, value in others.items()]
 
@@ -339,7 +338,7 @@ def _other_origin(study: Study, method: str, theirs: Mapping[str, Mapping[str, s
 
 def _other_search(study: Study, method: str, theirs: Mapping[str, Mapping[str, str]], paper: Paper) -> Iterable[str]:
     """How the search of a method differs from the paper's, whose rows of hyperparameters.csv are `theirs`."""
-    if study.hyperparameters != SEARCH:
+    if not study.searches:
         return
     own = study.method(method).search_ranges()
     for name in sorted(set(own) | set(theirs)):
@@ -373,7 +372,7 @@ def _other_constants(
     if study.hyperparameters == DEFAULTS and not theirs:
         own |= entry.defaults()
     for name, value in sorted(own.items()):
-        if name in theirs and study.hyperparameters != SEARCH and value != float(theirs[name]["best"]):
+        if name in theirs and not study.searches and value != float(theirs[name]["best"]):
             yield f"{name} is {value}, not {theirs[name]['best']}"
         elif name not in theirs and name not in constants:
             yield f"what {name} was in the paper is not known"

@@ -459,6 +459,11 @@ class Study(Checked):
                     raise ValueError(f"{origin}: changes nothing of the study: give other values, or leave it out")
         return runs
 
+    @property
+    def searches(self) -> bool:
+        """Whether hyperparameters are searched, not taken from elsewhere."""
+        return self.hyperparameters == SEARCH
+
     def dataset(self, name: str) -> Dataset:
         return next(dataset for dataset in self.datasets if dataset.name == name)
 
@@ -610,7 +615,7 @@ class Study(Checked):
     def trials(self, method: str) -> int:
         """How many trials a method gets: one where there is nothing to search, none where nothing is searched."""
         entry = self.method(method)
-        if self.hyperparameters != SEARCH:
+        if not self.searches:
             return 0
         if entry.grid:
             return len(grid(entry.search_ranges()))

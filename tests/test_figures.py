@@ -98,6 +98,22 @@ def test_one_evaluation_has_neither_whisker_nor_dots(results):
     assert grey == []
 
 
+def test_rows_of_many_methods_are_lower_and_have_one_line(tmp_path):
+    folder = write(tmp_path, methods=NAMES, datasets=2)
+    heights, labels = {}, {}
+    for count in (5, 20, 60):
+        results = Results.load(folder)
+        last = results.study["methods"][-1]
+        results.study["methods"] += [last | {"name": f"other_{i}"} for i in range(40)]
+        del results.study["methods"][count:]
+        figure = draw("accuracy", results)
+        heights[count] = figure.get_figheight() - 0.75 - 0.4
+        labels[count] = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert heights == pytest.approx({5: 5 * 0.48, 20: 9.0, 60: 60 * 0.18})  # 20 go on a page; 0.18 can be read
+    assert "Margin & co_50%\n2 of 3 seeds" in labels[20]
+    assert "Margin & co_50%, 2 of 3 seeds" in labels[60]
+
+
 def test_a_method_with_a_failed_seed_says_so_and_stands_behind(results):
     labels = [label.get_text() for label in draw("accuracy", results).axes[1].get_yticklabels()]
     assert labels == ["Contrastive", "Triplet", "Pretrained", "Margin & co_50%\n2 of 3 seeds", "ProxyNCA"]

@@ -14,7 +14,7 @@ from example_results import NAMES, write
 from dml import plotting, plugins
 from dml.report import inline_svg, render
 from dml.results import Results
-from dml.tabulation import write_csv, write_latex, write_markdown
+from dml.tabulation import presented, write_csv, write_latex, write_markdown
 
 PNG = base64.b64encode(b"\x89PNG not really").decode()
 VOID = {"meta", "br", "img", "link", "input", "hr", "source", "wbr", "col", "base"}
@@ -220,6 +220,49 @@ def test_every_number_leads_to_its_files(page):
     assert "open" not in details
     assert "Show the 30 rows" in page.words
     assert "38.70, 38.90, 39.10, 39.30 90, 90, 90, 90 – 0123456789ab A <fast> processor a-host" in page.words
+
+
+def folded(page):
+    """The tables whose rows are folded away, and what stands beside the folds."""
+    found = re.findall(r'id="table-(\w+)">\s*<p class="caption">.*?</p>\s*<(details|div|h4|p)', page, re.DOTALL)
+    return {name for name, first in found if first == "details"}, re.findall(r"<summary>(.*?)</summary>", page)
+
+
+@pytest.mark.parametrize(("rows", "is_folded"), [(45, False), (46, True)])
+def test_long_tables_are_folded_but_that_of_accuracy_never(tmp_path, rows, is_folded):
+    results = Results.load(write(tmp_path, methods=["triplet"]))
+    cells = presented([{"Method": str(i)} for i in range(rows)], [f"part {i % 2}" for i in range(rows)], ["Method"])
+    names = ("accuracy", "differences", "hyperparameters", "mine")
+    page = render(results, {name: (name, "Words.", cells) for name in names}, {})
+    found, summaries = folded(page)
+    assert found == (set(names) - {"accuracy"} if is_folded else set())
+    assert summaries == [f"Show the {rows} rows"] * len(found)
+
+
+def test_what_belongs_to_many_methods_is_folded(tmp_path):
+    results = Results.load(write(tmp_path, methods=["triplet"]))
+    for count in (45, 46):
+        results.study["methods"] = [results.study["methods"][0]] * count
+        _, summaries = folded(render(results, {}, {}))
+        assert summaries == ["Show the 46 rows"] * (count == 46)
+
+
+def test_hyperparameters_that_were_not_searched_are_folded(tmp_path):
+    results = Results.load(write(tmp_path))
+    cells = presented([{"Method": "a"}], [""], ["Method"])
+    tables = {"hyperparameters": ("Hyperparameters", "Words.", cells)}
+    assert folded(render(results, tables, {})) == (set(), [])
+    results.study["hyperparameters"] = "defaults"
+    assert folded(render(results, tables, {})) == ({"hyperparameters"}, ["Show the 1 row"])
+    nothing = {"hyperparameters": ("Hyperparameters", "Words.", cells.iloc[:0])}
+    page = render(results, nothing, {})
+    assert folded(page) == (set(), []) and "None." in page
+
+
+def test_on_paper_folded_tables_are_open_and_figures_are_not_shrunk(page):
+    style = " ".join("".join(page.text).partition("@media print")[2].partition("</style>")[0].split())
+    assert "details::details-content { content-visibility: visible; } summary { display: none; }" in style
+    assert not re.search(r"svg \{[^}]*max-height", style)
 
 
 def test_without_a_search_no_trial_is_named(tmp_path):

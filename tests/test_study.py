@@ -426,6 +426,8 @@ def test_tables_and_figures_of_what_a_study_lacks_are_not_made():
     plain, varied = field(), field(**one_level(images_per_class=8))
     assert "factors" not in plain.shown("tables") and "factors" in varied.shown("tables")
     assert {"accuracy", "costs"} <= set(plain.shown("tables"))
+    unsearched = field(hyperparameters="defaults")
+    assert set(plain.shown("figures")) - set(unsearched.shown("figures")) == {"search_progress"}
     assert set(field(toys=["diagonal_lines"]).shown("figures")) == {*plain.shown("figures"), "diagonal_lines"}
 
 

@@ -24,9 +24,12 @@ METRIC = "map_at_r"
 TINTS = {"separated": 0.5, "concatenated": 0.16}
 """Share of the method's colour in the fill of its bar; the rest is white."""
 OFFSETS = {"separated": -0.2, "concatenated": 0.2}
-ROW, DENSE_ROW = 0.48, 0.18
-"""Height of a method's row, and that of more methods than `DENSE_FROM`, which still go on a page; inches."""
-DENSE_FROM = 25
+HIGHEST_ROW, LOWEST_ROW = 0.48, 0.18
+"""Of a method, inches."""
+ROWS = 9.0
+"""Height of all rows up to which they are lowered, so that they go on a page; inches."""
+TWO_LINES = 0.28
+"""A lower row has no room for a name in two lines, inches."""
 THICKNESS = 0.37
 """Of a bar, in rows."""
 ASIDE, CAP = 0.08, 0.06
@@ -42,7 +45,7 @@ def draw(results: Results) -> Figure:
         return empty_figure("No method has a result.")
     across = min(2, len(shown))
     down = -(-len(shown) // across)
-    height = 0.75 + (DENSE_ROW if _is_dense(results) else ROW) * len(results.methods)
+    height = 0.75 + _row(results) * len(results.methods)
     figure = Figure(figsize=(7.2 if across == 1 else 10.4, height * down + 0.4), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).flat
     for place, dataset in zip(axes, shown, strict=False):
@@ -53,8 +56,8 @@ def draw(results: Results) -> Figure:
     return figure
 
 
-def _is_dense(results: Results) -> bool:
-    return len(results.methods) > DENSE_FROM
+def _row(results: Results) -> float:
+    return max(LOWEST_ROW, min(HIGHEST_ROW, ROWS / len(results.methods)))
 
 
 def _draw_dataset(axes: Axes, results: Results, dataset: str) -> None:
@@ -70,7 +73,7 @@ def _draw_dataset(axes: Axes, results: Results, dataset: str) -> None:
                     fontsize=7.5, fontstyle="italic",
                 )  # fmt: skip
     incomplete = incomplete_methods(results, dataset)
-    between = ", " if _is_dense(results) else "\n"
+    between = "\n" if _row(results) >= TWO_LINES else ", "
     notes = {method: f"{between}{count} of {results.seeds} seeds" for method, count in incomplete.items()}
     axes.set_title(results.datasets[dataset], **HEADING)
     axes.set_yticks(range(len(ranking)), [results.methods[method] + notes.get(method, "") for method in ranking])

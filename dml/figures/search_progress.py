@@ -6,8 +6,8 @@ from matplotlib.ticker import MaxNLocator
 
 from dml.plotting import CONTEXT, INK, Panel, small_multiples, styled
 from dml.results import Results
-from dml.study import SEARCH
 
+NEEDS = "searches"
 TITLE = "Progress of the hyperparameter search"
 CAPTION = (
     "Validation MAP@R (mean over the folds): dots are trials, the coloured line is the best so far, grey lines are the "
@@ -20,10 +20,8 @@ CAPTION = (
 def draw(results: Results) -> Figure:
     """One panel for each data set and method that trains."""
     scores = {dataset: _scores(results, dataset) for dataset in results.datasets}
-    searched = results.study["hyperparameters"] == SEARCH
-    empty = "No training has finished." if searched else "Nothing was searched."
     shown = {dataset: list(methods) for dataset, methods in scores.items()}
-    figure, panels = small_multiples(results, shown, "trial", "validation MAP@R, %", empty)
+    figure, panels = small_multiples(results, shown, "trial", "validation MAP@R, %", "No training has finished.")
     for panel in panels:
         _draw_panel(panel, scores[panel.dataset])
     return figure
