@@ -192,7 +192,8 @@ def _trials(places, trials):
                 score = "" if failed else level + 0.1 - 0.02 * abs(trial - 4) + FOLD_OFFSETS[fold]
                 yield {
                     "dataset": dataset, "method": method, "trial": trial, "fold": fold, "score": score,
-                    "parameters": json.dumps({"margin": 0.1 * trial}), "best_step": 100, "steps": 200,
+                    "parameters": json.dumps({"margin": 0.1 * trial, "weights_lr": 10.0 ** (-1 - trial % 5)}),
+                    "best_step": 100, "steps": 200,
                     "failure": NAN if failed else "", "seconds": 36, "device_type": "cpu", "threads": 2,
                 }  # fmt: skip
 

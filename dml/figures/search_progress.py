@@ -6,6 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dml.plotting import CONTEXT, INK, Panel, small_multiples, styled
 from dml.results import Results
+from dml.tables.search_budget import trial_scores
 
 NEEDS = "searches"
 TITLE = "Progress of the hyperparameter search"
@@ -29,14 +30,8 @@ def draw(results: Results) -> Figure:
 
 def _scores(results: Results, dataset: str) -> dict[str, pd.Series]:
     """The score of every trial (index) in percent, NaN where a fold failed, of each method that trains."""
-    trials = results.trials[results.trials["dataset"] == dataset]
-    scores = {}
-    for method in results.trained_methods:
-        own = trials[trials["method"] == method]
-        if len(own):
-            by_trial = own.groupby("trial")
-            scores[method] = (100 * by_trial["score"].mean()).where(by_trial["failure"].agg(lambda f: (f == "").all()))
-    return scores
+    scores = {method: 100 * trial_scores(results, dataset, method) for method in results.trained_methods}
+    return {method: own for method, own in scores.items() if len(own)}
 
 
 def _draw_panel(panel: Panel, scores: dict[str, pd.Series]) -> None:

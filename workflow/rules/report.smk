@@ -6,6 +6,7 @@ FIGURES = STUDY.shown("figures")
 # text of its own something general is said. All have one label: of a second with two values, Snakemake makes a switch.
 TABLES_ABOUT = {
     "hyperparameters": "Search",
+    "search_budget": "Search",
     "failures": "Failures",
     "factors": "Factors",
     "retrieval": "Retrieval",
