@@ -8,9 +8,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from dml.page import laid_out, template
-from dml.results import Results, incomplete_methods
+from dml.results import RANKING, Results, incomplete_methods, per_seed
+from dml.stats import paired
 from dml.tables import accuracy
-from dml.tabulation import listed, number, percent, plain
+from dml.tabulation import listed, number, percent, plain, signed
 
 PROVENANCE = {
     "commit": "Commit of the code",
@@ -23,6 +24,9 @@ PROVENANCE = {
     "weights": "Weights of the trunk (SHA-256)",
     "measuring_code": "Fingerprint of the measuring code",
 }
+
+BASELINES = ("contrastive", "triplet")
+"""What papers compare their losses with."""
 
 
 def render(
@@ -96,10 +100,10 @@ def _verdict(results: Results, dataset: str, ranked: pd.DataFrame) -> Markup:
     partial = incomplete_methods(results, dataset)
     complete = ranked[~ranked["method"].isin(list(partial))]
     among = " of the methods with all seeds" if partial and len(complete) else ""
-    return _ranking(results, complete if len(complete) else ranked, among) + _unfinished(results, partial)
+    return _ranking(results, dataset, complete if len(complete) else ranked, among) + _unfinished(results, partial)
 
 
-def _ranking(results: Results, ranked: pd.DataFrame, among: str = "") -> Markup:
+def _ranking(results: Results, dataset: str, ranked: pd.DataFrame, among: str = "") -> Markup:
     trunk = "pretrained" if results.study["protocol"].get("weights") else "untrained"
     trained = ranked[ranked["method"].isin(list(results.trained_methods))]
     untrained = ranked[~ranked["method"].isin(list(results.trained_methods))]
@@ -121,7 +125,21 @@ def _ranking(results: Results, ranked: pd.DataFrame, among: str = "") -> Markup:
             verdict += Markup(", {} points above the {} trunk ({}%)").format(
                 gain, trunk, percent(untrained.iloc[0]["mean"])
             )
-    return verdict + "." + _ties(results, ranked.iloc[1:])
+    return verdict + "." + _ties(results, ranked.iloc[1:]) + _gains(results, dataset, best["method"])
+
+
+def _gains(results: Results, dataset: str, best: str) -> Markup:
+    """How far the best method is above the two losses that papers compare with, in pairs over seeds."""
+    values = per_seed(results, dataset, *RANKING)
+    gains = []
+    for base in BASELINES:
+        found = paired(values[best], values[base]) if base in values and base != best else {"n": 0}
+        if found["n"]:
+            gains.append(f"{signed(found['difference'], found['half_width'])} over {results.methods[base]}")
+    if not gains:
+        return Markup("")
+    pairs = "in pairs over seeds, 95% interval" if results.seeds > 1 else "of one seed"
+    return Markup(" Its gain in points: {} ({}).").format(listed(gains), pairs)
 
 
 def _ties(results: Results, others: pd.DataFrame) -> Markup:

@@ -321,7 +321,8 @@ def test_the_command_writes_tables_figures_and_a_page(made):
 def test_the_page_stands_alone_and_is_well_formed(made):
     page = Page((made[0] / "out" / "index.html").read_text())
     tags = [tag for tag, _ in page.elements]
-    assert not {"script", "link", "iframe", "img"} & set(tags) and tags.count("svg") == 3
+    assert not {"link", "iframe", "img"} & set(tags) and tags.count("svg") == 3
+    assert page.all("script") == [{}], "one, which stands on the page itself"
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
     links = [attributes["href"][1:] for attributes in page.all("a") if attributes["href"].startswith("#")]

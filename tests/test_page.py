@@ -1,3 +1,7 @@
+import base64
+import hashlib
+import re
+
 import pandas as pd
 import pytest
 from example_results import write
@@ -63,3 +67,19 @@ def test_report_and_league_have_one_head_and_one_kind_of_table(tmp_path):
         in pages[1]
     )
     assert all(("main", {}) in Page(text).elements for text in pages)
+
+
+def test_only_tables_of_rows_of_their_own_can_be_sorted():
+    def laid_out(rows):
+        return page.laid_out(pd.DataFrame(rows, columns=["Method", "P@1"], index=["x"] * len(rows), dtype=object))
+
+    assert laid_out([["A", "1.0"], ["B", "2.0"]])[0]["sortable"]
+    assert not laid_out([["A", "1.0"], ["", "2.0"]])[0]["sortable"], "the second row belongs to the first"
+    assert not laid_out([["A", "1.0"]])[0]["sortable"]
+
+
+def test_the_page_allows_its_own_script_and_no_other():
+    text = page.template("league").render(leagues=[], claims=[], studies=[], figure={}, caption="", left_out=[])
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text and text.count("<script") == 1

@@ -1,6 +1,7 @@
 """What a study may have beside its methods, in the real workflow: factors, teachers, ways of retrieval, geometry."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -78,6 +79,8 @@ def test_the_page_shows_what_the_study_has(project):
     }.items():
         for name in names:
             assert f'id="{kind}-{name}"' in page, (kind, name)
+    files = re.findall(r'href="((?:tables|figures)/[^"]+)"', page)
+    assert len(files) > 40 and all((project.folder / "reports/field" / file).exists() for file in files)
 
 
 def test_nothing_before_the_final_models_reads_the_test_half(project):

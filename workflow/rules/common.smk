@@ -92,7 +92,10 @@ REPORT_CODE = [
     code_of(
         "differences", "embedding_space", "gallery", "page", "plotting", "report", "results", "stats", "tabulation"
     ),
-    *(hashlib.sha256((PACKAGE / f"{name}.html.j2").read_bytes()).hexdigest()[:16] for name in ("page", "report")),
+    *(
+        hashlib.sha256((PACKAGE / f).read_bytes()).hexdigest()[:16]
+        for f in ("page.html.j2", "page.js", "report.html.j2")
+    ),
 ]
 
 ENVIRONMENT = f"{workflow.basedir}/envs/environment.yaml"
