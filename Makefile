@@ -29,10 +29,13 @@ fidelity: install  ## compare every piece with what the paper did: reports/fidel
 league: install  ## put the methods of all finished studies on one scale: reports/league/index.html
 	$(BIN)/python -m dml.league results/* --output reports/league
 
+index: install  ## list all studies with what was found and their reports: reports/index.html
+	$(BIN)/python -m dml.index reports --results results
+
 bench: install  ## measure how fast everything is beside its peers: reports/benchmarks/index.html
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove what studies and benchmarks made (results, reports, logs); data stays
 	rm -rf results logs $(filter-out reports/README.md reports/example,$(wildcard reports/*))
 
-.PHONY: help install report test fidelity league bench clean
+.PHONY: help install report test fidelity league index bench clean

@@ -59,7 +59,7 @@ def decode(data: bytes, name: str, upright: bool = False) -> PIL.Image.Image:
         with PIL.Image.open(io.BytesIO(data)) as opened:
             opened.load()
             image = PIL.ImageOps.exif_transpose(opened) if upright else opened
-            return _rgb(image)
+            return rgb(image)
     except PIL.UnidentifiedImageError as error:  # whose own text is the address of the bytes in memory
         raise ValueError(f"{name}: not a readable image (of no format that Pillow knows)") from error
     except Exception as error:  # on damaged data decoders raise nearly anything: SyntaxError, struct.error, IndexError
@@ -182,7 +182,7 @@ def _archive(path: str, modified_ns: int, size: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels; expected integers")
     if image.mode.startswith("I"):
