@@ -43,10 +43,14 @@ def test_within_one_standard_error_of_the_best(results, sem, within):
     assert set(search_budget.build(changed)["within"][:1]) == {within}
 
 
-def test_methods_without_a_search_or_a_score_have_no_row(results):
+def test_methods_without_a_search_have_no_row_and_those_without_a_score_say_why(results):
     assert "pretrained" not in set(search_budget.build(results)["method"])
-    failed = with_scores(results, "contrastive", [None] * 6, math.nan)
-    assert "contrastive" not in set(search_budget.build(failed)["method"])
+    changed = with_scores(results, "contrastive", [None] * 6, math.nan)
+    rows = {
+        row["Method"]: row.tolist()
+        for _, row in search_budget.present(search_budget.build(changed), changed).iterrows()
+    }
+    assert rows["Contrastive"][1].text == "failed: diverged" and rows["Contrastive"][2:] == [None] * 3
 
 
 def test_every_searched_hyperparameter_has_a_panel_with_every_trial(results):

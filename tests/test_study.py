@@ -427,7 +427,8 @@ def test_tables_and_figures_of_what_a_study_lacks_are_not_made():
     assert "factors" not in plain.shown("tables") and "factors" in varied.shown("tables")
     assert {"accuracy", "costs"} <= set(plain.shown("tables"))
     unsearched = field(hyperparameters="defaults")
-    assert set(plain.shown("figures")) - set(unsearched.shown("figures")) == {"search_progress"}
+    assert set(plain.shown("figures")) - set(unsearched.shown("figures")) == {"search_progress", "trials"}
+    assert set(plain.shown("tables")) - set(unsearched.shown("tables")) == {"search_budget"}
     assert set(field(toys=["diagonal_lines"]).shown("figures")) == {*plain.shown("figures"), "diagonal_lines"}
 
 
