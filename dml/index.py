@@ -127,7 +127,7 @@ def _folders(parent: Path) -> list[Path]:
 def _unfinished(folder: Path) -> str:
     if not (folder / "plan.json").is_file():
         return f"{folder}: neither metrics.csv nor plan.json: no study's folder"
-    return f"not finished: go on with snakemake --cores all --config study={folder.name}"
+    return "not finished: it goes on with the command that began it"
 
 
 def _study(name: str, link: str, results: Results, folder: Path) -> Study:

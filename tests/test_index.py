@@ -122,7 +122,7 @@ def test_unfinished_and_broken_studies_are_listed_with_why(folders):
     (results / "binary" / "metrics.csv").write_bytes(b"\xff\xfe\x00")
     report(reports, "alone", "An old study")
     report(reports, "torn", "Torn &amp; broken")
-    assert why(folders, "started") == "not finished: go on with snakemake --cores all --config study=started"
+    assert why(folders, "started") == "not finished: it goes on with the command that began it"
     assert why(folders, "stray") == f"{results / 'stray'}: neither metrics.csv nor plan.json: no study's folder"
     assert "runs.csv: the column 'method' is missing" in why(folders, "torn")
     assert why(folders, "odd") == "its results could not be read: KeyError: 'name'"

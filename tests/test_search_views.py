@@ -66,6 +66,8 @@ def test_every_searched_hyperparameter_has_a_panel_with_every_trial(results):
     assert ring.get_xdata() == pytest.approx([0.1 * chosen])
     assert failed.get_xdata() == pytest.approx([0.1])
     assert panels[1].get_xscale() == "log" and panels[0].get_xscale() == "linear"
+    labels = [label.get_text() for label in panels[1].get_xticklabels()]
+    assert "1" in labels and not any("$" in label for label in labels), "formulas would stand there as they are written"
 
 
 def test_choices_stand_in_their_order(results):

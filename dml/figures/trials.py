@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dml.plotting import CONTEXT, HEADING, INK, empty_figure, method_colours, styled
 from dml.results import Results
+from dml.tabulation import number
 
 NEEDS = "searches"
 TITLE = "Trials of the hyperparameter search"
@@ -117,6 +118,10 @@ def _set_axis(axes: Axes, panel: Searched) -> None:
     else:
         if panel.range.get("log"):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
+            # the axis's own labels are formulas, which figures of the house do not set
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+            axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(3, integer=bool(panel.range.get("integer"))))
         for end in (panel.range["low"], panel.range["high"]):
